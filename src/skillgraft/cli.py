@@ -1,0 +1,51 @@
+"""`skillgraft`: a plain Hydra application around `run`. Nothing heavy is imported before a job starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from skillgraft import config
+from skillgraft.errors import InputError
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
+def app(cfg: DictConfig) -> None:
+    """Do one job: one run of the sweep, or the only one."""
+    from skillgraft.run import run
+
+    settings = HydraConfig.get()
+    sources = [s.path for s in settings.runtime.config_sources if s.schema == "file"]
+    try:
+        run(cfg, [Path(path) for path in sources], Path(settings.runtime.output_dir))
+    except InputError as error:
+        if settings.mode is RunMode.MULTIRUN or settings.verbose:
+            raise
+        sys.exit(f"skillgraft: {error}")
+
+
+def main() -> None:
+    """Run the application; an error of the user's is one line and exit code 1."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" or any(
+        arg.startswith("hydra.verbose=") and not arg.endswith("=false") for arg in sys.argv[1:]
+    )
+    # Makes Hydra hand its errors over instead of printing them, so that they can be put in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        app()
+    except (InputError, *config.COMPOSITION_ERRORS) as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"skillgraft: {config.explain(error)}")
+
+
+if __name__ == "__main__":
+    main()

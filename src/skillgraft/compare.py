@@ -1,0 +1,77 @@
+"""Comparisons over the store: a run's region against those of its peers, and tables over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skillgraft import evaluate, region
+from skillgraft.graft import Graft
+from skillgraft.store import Identity, Store, read_json
+
+
+def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) -> pd.DataFrame:
+    """Return the bins of every model's reliability diagram in one table."""
+    parts = [
+        evaluate.reliability(probabilities, labels).reset_index().assign(model=model)
+        for model, probabilities in tests.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def with_peers(
+    graft: Graft, task: str, identity: Identity, place: Store
+) -> tuple[dict[str, dict[str, Any]], list[str], np.ndarray]:
+    """Return the overlaps with the peers' regions by task, all tasks' names, and their IoU matrix.
+
+    Peers are the whole runs whose configuration differs in task and data only.
+    """
+    regions = {task: graft.region()}
+    overlap: dict[str, dict[str, Any]] = {}
+    for run in place.runs():
+        if run["peers"] != identity.peers or run["task"] in regions:
+            continue
+        other = Graft.load(place.run(run["id"]) / "graft.safetensors")
+        regions[run["task"]] = other.region()
+        overlap[run["task"]] = {**graft.overlap(other), "run": run["id"]}
+    names = sorted(regions)
+    matrix = np.array(
+        [
+            [region.overlap(regions[a], regions[b], graft.graftable)["iou"] or 0.0 for b in names]
+            for a in names
+        ]
+    )
+    return overlap, names, matrix
+
+
+def collect(place: Store) -> pd.DataFrame:
+    """Return one row a whole run: its status record and every metric, names joined by '/'."""
+    rows = []
+    for status in place.runs():
+        metrics = read_json(place.run(status["id"]) / "metrics.json")
+        overlap = read_json(place.run(status["id"]) / "overlap.json")
+        rows.append({**status, **evaluate.flatten(metrics), "overlap/compared": len(overlap)})
+    return pd.DataFrame(rows)
+
+
+def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return mean ± standard deviation over seeds (n − 1 in the denominator), and n, a row a setting.
+
+    An undefined value is left out of the mean. Without a second seed there is no deviation: –.
+    """
+
+    def cell(values: pd.Series) -> str:
+        present = values.dropna()
+        if present.empty:
+            return "–"
+        spread = f"{present.std():.3f}" if len(present) > 1 else "–"
+        return f"{present.mean():.3f} ± {spread}"
+
+    keys = ["model", "task", "selector", "sparsity"]
+    groups = frame.groupby(keys, sort=True)
+    table = groups[list(columns)].agg(cell)
+    table.insert(0, "n", groups.size())
+    return table.reset_index()

@@ -1,0 +1,407 @@
+"""What can be chosen: the schema of the configuration, its ranges, and where the files lie.
+
+`conf/` gives the values; a dataclass here gives names, types and ranges. A field whose metadata
+says `identity=False` cannot change a result and stays out of a run's id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from skillgraft.errors import InputError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(folder: str) -> Path:
+    """Return a configuration folder: inside an installed wheel, or at the top of a checkout."""
+    inside = PACKAGE / folder
+    return inside if inside.is_dir() else PACKAGE.parents[1] / folder
+
+
+# What Hydra raises before a job starts: a wrong key, value, group option or command line.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+CONF = shipped("conf")
+SWEEPS = shipped("multirun_sweeps")
+
+
+class Source(StrEnum):
+    """Where the rows of a task come from."""
+
+    hub = "hub"
+    embedded = "embedded"
+    files = "files"
+
+
+class Metric(StrEnum):
+    """The task's own metric; F1 is that of the last label."""
+
+    accuracy = "accuracy"
+    f1 = "f1"
+    matthews = "matthews"
+
+
+class Kind(StrEnum):
+    """How a model is fine-tuned on a task."""
+
+    prompt = "prompt"
+    linear = "linear"
+
+
+class Pool(StrEnum):
+    """Which hidden state a linear head reads."""
+
+    first = "first"
+    mask = "mask"
+    mean = "mean"
+
+
+class Optimizer(StrEnum):
+    """The optimiser of fine-tuning."""
+
+    sgd = "sgd"
+    adamw = "adamw"
+
+
+class Schedule(StrEnum):
+    """How the learning rate of fine-tuning goes over the steps."""
+
+    linear = "linear"
+    constant = "constant"
+
+
+class Selector(StrEnum):
+    """How a region is chosen (method: section 3)."""
+
+    learned = "learned"
+    movement = "movement"
+    random = "random"
+
+
+class Mode(StrEnum):
+    """Where W&B sends its records."""
+
+    online = "online"
+    offline = "offline"
+    none = "none"
+
+
+def between(low: float, high: float | None = None, **more: Any) -> Any:
+    """Declare a required number with an inclusive range."""
+    return field(default=MISSING, metadata={"low": low, "high": high, **more})
+
+
+def silent(default: Any = MISSING) -> Any:
+    """Declare a field that cannot change a result; a type is the maker of its default."""
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={"identity": False})
+    return field(default=default, metadata={"identity": False})
+
+
+@dataclass
+class Columns:
+    """Names of the columns in a task's files, or in its hub data set."""
+
+    text: str = "text"
+    text_a: str = "text_a"
+    text_b: str = "text_b"
+    label: str = "label"
+
+
+@dataclass
+class Hub:
+    """A data set of the Hugging Face hub; the rows' digest, not its name, is the identity."""
+
+    path: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    train: str = "train"
+    validation: str | None = None
+    test: str = "test"
+    labels: list[str] = field(default_factory=list)
+    columns: Columns = field(default_factory=Columns)
+
+
+@dataclass
+class TaskConfig:
+    """A classification task: table 6 of the method."""
+
+    name: str = MISSING
+    template: str = MISSING
+    labels: list[str] = MISSING
+    verbalizer: Any = MISSING
+    metric: Metric = MISSING
+    max_length: int = between(8)
+    source: Source = silent()
+    columns: Columns = silent(Columns)
+    hub: Hub = silent(Hub)
+    train: str | None = silent(None)
+    validation: str | None = silent(None)
+    test: str | None = silent(None)
+    test_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
+    ood: list[str] = silent(list)
+    ood_labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig:
+    """A pre-trained model; the digest of its files, not its path, is the identity."""
+
+    name: str = MISSING
+    path: str = silent()
+    revision: str | None = silent(None)
+    graftable: list[str] = MISSING
+    attention: str = MISSING
+
+
+@dataclass
+class FinetuneConfig:
+    """How θ_ft is made from θ_pre (method: section 2)."""
+
+    kind: Kind = MISSING
+    pool: Pool | None = None
+    norm: float | None = field(default=None, metadata={"low": 0, "high": None})
+    optimizer: Optimizer = MISSING
+    lr: float = between(0)
+    head_lr: float | None = field(default=None, metadata={"low": 0, "high": None})
+    steps: int = between(0)
+    batch_size: int = between(1)
+    weight_decay: float = between(0)
+    clip: float = between(0)
+    schedule: Schedule = MISSING
+    evaluate_every: int = between(1)
+
+
+@dataclass
+class GraftConfig:
+    """How the region is chosen (method: section 3)."""
+
+    selector: Selector = MISSING
+    steps: int | None = field(default=None, metadata={"low": 0, "high": None})
+    lr: float | None = field(default=None, metadata={"low": 0, "high": None})
+    sigmoid_bias: float | None = None
+    batch_size: int | None = field(default=None, metadata={"low": 1, "high": None})
+    examples: int | None = field(default=None, metadata={"low": 1, "high": None})
+    score_every: int | None = field(default=None, metadata={"low": 1, "high": None})
+    score_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
+    match: str | None = silent(None)
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how the two Lightning modules run."""
+
+    accelerator: str = MISSING
+    precision: str = MISSING
+    evaluation_batch_size: int = between(1)
+    progress: bool | None = silent()
+
+
+@dataclass
+class LoggerConfig:
+    """What Weights & Biases is told."""
+
+    mode: Mode = MISSING
+    project: str = MISSING
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """One run: a task, a model, a fine-tuning, a region and a seed.
+
+    `sparsity` is the share of the graftable parameters that the region *keeps*.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    graft: GraftConfig = field(default_factory=GraftConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = silent(LoggerConfig)
+    sparsity: float = between(0, 1)
+    seed: int = between(0)
+    shots: int | None = field(default=MISSING, metadata={"low": 1, "high": None})
+    threads: int = between(1)
+    store: str = silent()
+    data_dir: str | None = silent()
+    force: bool = silent()
+    ood: dict[str, TaskConfig] = silent(dict)
+
+
+def register() -> None:
+    """Make the schema and the search path of the sweep files known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("skillgraft.sweeps", lambda: SWEEPS.as_uri(), replace=True)
+
+
+def keys(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yield every dotted key of the schema with its field."""
+    hints = {f.name: f for f in dataclasses.fields(schema)}
+    for name, entry in hints.items():
+        yield prefix + name, entry
+        nested = globals().get(str(entry.type))
+        if dataclasses.is_dataclass(nested) and isinstance(nested, type):
+            yield from keys(nested, f"{prefix}{name}.")
+
+
+def nearest(word: str, names: list[str]) -> str:
+    """Return ' Did you mean X?' for the name most like `word`, or nothing."""
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def explain(error: BaseException) -> str:
+    """Return one line for an error of composing the configuration, with the nearest right name."""
+    cause = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        known = [name for name, _ in keys()]
+        if "not in" in first:
+            return (
+                f"no key '{cause.full_key}' in the configuration.{nearest(cause.full_key, known)}"
+            )
+        return f"{cause.full_key}: {first}"
+    if options := getattr(error, "options", None):
+        asked = str(getattr(error, "missing_cfg_file", "")).rsplit("/", 1)[-1]
+        return f"{first}. Options: {', '.join(options)}.{nearest(asked, list(options))}"
+    if match := re.search(r"Could not override '([^']+)'", str(error)):
+        return f"{first}.{nearest(match[1], [name for name, _ in keys()])}"
+    return first
+
+
+def check(cfg: RunConfig) -> None:
+    """Raise InputError for the first value that is missing, out of range or does not fit another."""
+    for name, entry in keys():
+        node: Any = cast(DictConfig, cfg)
+        for part in name.split("."):
+            if OmegaConf.is_missing(node, part):
+                raise InputError(f"{name}: no value; give one with {name}=…")
+            node = node[part]
+        low, high = entry.metadata.get("low"), entry.metadata.get("high")
+        if low is not None and node is not None and not (low <= node <= (high or float("inf"))):
+            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise InputError(f"{name}={node}: expected a value {limits}")
+    check_task(cfg.task)
+    if cfg.finetune.kind is Kind.linear and (
+        cfg.finetune.pool is None or cfg.finetune.head_lr is None
+    ):
+        raise InputError("finetune.pool and finetune.head_lr: finetune.kind=linear needs both")
+    if cfg.trainer.accelerator not in ("cpu", "gpu"):
+        raise InputError(f"trainer.accelerator={cfg.trainer.accelerator}: expected cpu or gpu")
+    if cfg.graft.selector is Selector.learned:
+        if cfg.graft.match is not None:
+            raise InputError(
+                "graft.match: the learned selector finds its own size; match a sized one"
+            )
+        for name in ("steps", "lr", "sigmoid_bias", "batch_size", "examples", "score_every"):
+            if cfg.graft[name] is None:  # type: ignore[index]
+                raise InputError(f"graft.{name}: graft.selector=learned needs a value")
+
+
+def check_task(task: TaskConfig) -> None:
+    """Raise InputError where labels, verbalizer and metric of a task do not fit together."""
+    labels, where = list(task.labels), f"task {task.name}"
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise InputError(f"{where}: task.labels={labels}: expected two or more different names")
+    if task.metric is Metric.f1 and len(labels) != 2:
+        raise InputError(f"{where}: task.metric=f1 is for two labels, found {len(labels)}")
+    words = verbalizer(task)
+    for label, word in words.items():
+        if not isinstance(word, str):
+            raise InputError(
+                f"{where}: task.verbalizer: the word of '{label}' is {word!r}, not text: quote it"
+            )
+    if len(set(words.values())) != len(words):
+        raise InputError(f"{where}: task.verbalizer={words}: two labels share a word")
+
+
+def verbalizer(task: TaskConfig) -> dict[str, str]:
+    """Return the word of each label, in the labels' order; a list of words goes with the labels."""
+    labels, words = list(task.labels), task.verbalizer
+    if OmegaConf.is_config(words):
+        words = OmegaConf.to_container(words)
+    if isinstance(words, list):
+        if len(words) != len(labels):
+            raise InputError(
+                f"task {task.name}: task.verbalizer has {len(words)} words for {len(labels)} labels"
+            )
+        return dict(zip(labels, words, strict=True))
+    if not isinstance(words, Mapping) or set(words) != set(labels):
+        found = sorted(map(str, words)) if isinstance(words, Mapping) else words
+        raise InputError(f"task {task.name}: task.verbalizer names {found}, task.labels {labels}")
+    return {label: words[label] for label in labels}
+
+
+def expand(cfg: RunConfig, folders: list[Path]) -> None:
+    """Fill `cfg.ood` with the task files that `task.ood` names, found as Hydra finds groups."""
+    OmegaConf.set_struct(cast(DictConfig, cfg.ood), False)  # Hydra locks the configuration
+    for name in (name for name in cfg.task.ood if name not in cfg.ood):
+        files = [folder / "task" / f"{name}.yaml" for folder in folders]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            known = sorted({f.stem for folder in folders for f in (folder / "task").glob("*.yaml")})
+            raise InputError(f"task.ood: no task '{name}'.{nearest(name, known)}")
+        try:
+            task = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(found))
+        except OmegaConfBaseException as error:
+            raise InputError(f"{found}: {explain(error)}") from error
+        task.ood = []
+        cfg.ood[name] = cast(TaskConfig, task)
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """Return a resolved configuration as plain containers, enums by their value."""
+    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    return cast(dict[str, Any], container)
+
+
+def identity(cfg: RunConfig) -> dict[str, Any]:
+    """Return dotted key → value of all that can change the result and is not the default.
+
+    A value that equals the schema's default is left out, so that a key added later, whose default
+    means "as before", renames no run.
+    """
+    values, hidden = {}, [name for name, e in keys() if e.metadata.get("identity") is False]
+    for name, entry in keys():
+        if any(name == h or name.startswith(h + ".") for h in hidden):
+            continue
+        value: Any = plain(cfg)
+        for part in name.split("."):
+            value = value[part]
+        if dataclasses.is_dataclass(globals().get(str(entry.type))):
+            continue
+        default = (
+            entry.default_factory()
+            if entry.default_factory is not dataclasses.MISSING
+            else entry.default
+        )
+        if value != default:
+            values[name] = value
+    return values
+
+
+def package_path(path: str, key: str, hint: str = "") -> Path:
+    """Return the folder of `package:NAME/INNER` without importing the package."""
+    name, _, inner = path.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise InputError(f"{key}: the package {name} is not installed.{hint}")
+    return Path(spec.origin).parent / inner

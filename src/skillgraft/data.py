@@ -1,0 +1,360 @@
+"""Rows of a task: read, checked, sampled and named by a digest. Needs neither torch nor a tokenizer."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skillgraft.config import Columns, RunConfig, Source, TaskConfig
+from skillgraft.errors import InputError
+from skillgraft.seeds import derive
+
+SPLITS = ("train", "validation", "test")
+
+
+class Row(NamedTuple):
+    """One example: its text, the second text of a pair, and the index of its label."""
+
+    text: str
+    text_b: str | None
+    label: int
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """All rows a run reads, after sampling; `ood` holds the test rows of other tasks."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+    ood: dict[str, list[Row]]
+    notes: list[str]
+
+    def evaluated(self) -> dict[str, list[Row]]:
+        """Return the splits on which models are measured, by their name in metrics.json."""
+        ood = {f"ood/{name}": rows for name, rows in self.ood.items()}
+        return {"validation": self.validation, "test": self.test, **ood}
+
+    def digest(self) -> str:
+        """Return the sha256 of every row, its split and its order."""
+        content = {"train": self.train, **self.evaluated()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_pair(task: TaskConfig) -> bool:
+    """Return whether the task's template takes two texts."""
+    return "*b*" in task.template
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading: every record comes with the place that an error names.
+
+Record = tuple[str, dict[str, Any]]  # ("file.jsonl, row 3", {"text": …, "label": …})
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """Yield the objects of a JSON-lines file; blank lines are passed over."""
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, row {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{where}: not JSON ({error.msg} at column {error.colno})"
+                ) from error
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected an object, found {type(record).__name__}")
+            yield where, record
+
+
+def read_csv(path: Path) -> Iterator[Record]:
+    """Yield the rows of a CSV file with a header; row 1 is the first below the header."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, strict=True)
+        try:
+            for number, record in enumerate(reader, 1):
+                if None in record:
+                    raise InputError(
+                        f"{path}, row {number}: more fields than the header has columns"
+                    )
+                yield f"{path}, row {number}", record
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def read_parquet(path: Path) -> Iterator[Record]:
+    """Yield the rows of a parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
+    for number, record in enumerate(table.to_pylist(), 1):
+        yield f"{path}, row {number}", record
+
+
+READERS = {".jsonl": read_jsonl, ".json": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
+
+
+def read_file(path: Path, key: str) -> list[Record]:
+    """Return the records of a jsonl, csv or parquet file."""
+    if not path.is_file():
+        raise InputError(f"{key}: no file {path}")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{key}: {path}: expected one of {', '.join(READERS)}")
+    try:
+        return list(reader(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})") from error
+
+
+def read_hub(task: TaskConfig, split: str) -> list[Record]:
+    """Return the records of one split of a data set on the Hugging Face hub."""
+    hub = task.hub
+    if hub.path is None:
+        raise InputError(
+            f"task {task.name}: no hub data set is known for it; give data_dir=FOLDER with "
+            f"FOLDER/{task.name}/{split}.jsonl"
+        )
+    source = getattr(hub, split)
+    if source is None:
+        return []
+    import datasets
+
+    datasets.disable_progress_bars()
+    where = f"{hub.path}{f' ({hub.name})' if hub.name else ''}"
+    try:
+        rows = datasets.load_dataset(hub.path, hub.name, split=source, revision=hub.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"task {task.name}: cannot load {where}, split {source}, from the hub ({reason}); "
+            "with a local copy give data_dir=FOLDER"
+        ) from error
+    records = ((f"{where}, {source}, row {n}", record) for n, record in enumerate(rows, 1))
+    # −1 is the hub's own mark of a row without a label
+    return [(place, record) for place, record in records if record.get(hub.columns.label) != -1]
+
+
+def folder_split(folder: Path, split: str) -> Path | None:
+    """Return the file of a split in a folder `<data_dir>/<task>/`, or None."""
+    files = (folder / f"{split}{suffix}" for suffix in READERS)
+    return next((file for file in files if file.is_file()), None)
+
+
+def folder_labels(folder: Path) -> list[str] | None:
+    """Return `label_names` of a folder's meta.json: the names that integer labels index."""
+    meta = folder / "meta.json"
+    if not meta.is_file():
+        return None
+    try:
+        return list(json.loads(meta.read_text(encoding="utf-8"))["label_names"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{meta}: expected an object with a list 'label_names'") from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Checking
+
+
+def parse_label(value: Any, names: Sequence[str], rename: dict[str, str], where: str) -> str:
+    """Return the label's name; `names` are the source's own, `rename` maps them to the task's."""
+    if isinstance(value, str) and value not in names and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < len(names):
+            raise InputError(
+                f"{where}: label {value}: expected 0 to {len(names) - 1} ({list(names)})"
+            )
+        value = names[value]
+    if not isinstance(value, str) or (value not in names and value not in rename):
+        raise InputError(f"{where}: label {value!r}: expected one of {list(names)}")
+    return rename.get(value, value)
+
+
+def parse_text(record: dict[str, Any], column: str, where: str) -> str:
+    """Return the text in a column, which must be there and not be blank."""
+    if record.get(column) is None:
+        have = ", ".join(str(name) for name in record)
+        raise InputError(f"{where}: no field '{column}' (found: {have})")
+    text = record[column]
+    if not isinstance(text, str):
+        raise InputError(f"{where}: field '{column}' is {type(text).__name__}, expected text")
+    if not text.strip():
+        raise InputError(f"{where}: field '{column}' is empty")
+    return text
+
+
+def parse_rows(
+    records: Iterable[Record],
+    task: TaskConfig,
+    columns: Columns,
+    names: Sequence[str],
+    labels: Sequence[str],
+    rename: dict[str, str],
+) -> list[Row]:
+    """Return rows whose labels index `labels`; raise InputError at the first that does not fit."""
+    pair, rows = is_pair(task), []
+    for where, record in records:
+        if pair:
+            text = parse_text(record, columns.text_a, where)
+            text_b = parse_text(record, columns.text_b, where)
+        else:
+            text, text_b = parse_text(record, columns.text, where), None
+        if record.get(columns.label) is None:
+            raise InputError(f"{where}: no field '{columns.label}' (found: {', '.join(record)})")
+        name = parse_label(record[columns.label], names, rename, where)
+        if name not in labels:
+            raise InputError(
+                f"{where}: label '{name}' of task {task.name} is none of {list(labels)}; "
+                "task.ood_labels maps names of another task to this one's"
+            )
+        rows.append(Row(text, text_b, labels.index(name)))
+    return rows
+
+
+def load_split(
+    task: TaskConfig,
+    split: str,
+    data_dir: str | None,
+    labels: Sequence[str],
+    rename: dict[str, str],
+) -> list[Row]:
+    """Return all rows of one split, or an empty list where the source has no such split."""
+    names: Sequence[str] = list(task.labels)
+    columns = Columns()
+    if task.source is Source.embedded:
+        from skillgraft.embedded import generator
+
+        if task.name not in generator.TASKS:
+            known = ", ".join(generator.TASKS)
+            raise InputError(f"task.name={task.name}: the embedded suite has {known}")
+        found = generator.rows(task.name, split)
+        records = [(f"{task.name}, {split}, row {n}", row) for n, row in enumerate(found, 1)]
+    elif task.source is Source.files:
+        columns, path = task.columns, getattr(task, split)
+        records = read_file(Path(path), f"task.{split}") if path else []
+    elif data_dir is not None:
+        folder = Path(data_dir) / task.name
+        if not folder.is_dir():
+            raise InputError(f"data_dir={data_dir}: no folder {folder} for task {task.name}")
+        names = folder_labels(folder) or names
+        path = folder_split(folder, split)
+        records = read_file(path, "data_dir") if path else []
+    else:
+        columns, names = task.hub.columns, list(task.hub.labels) or names
+        records = read_hub(task, split)
+    return parse_rows(records, task, columns, names, labels, rename)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sampling
+
+
+def by_class(rows: Sequence[Row], classes: int) -> list[list[int]]:
+    """Return the positions of each class's rows."""
+    positions: list[list[int]] = [[] for _ in range(classes)]
+    for index, row in enumerate(rows):
+        positions[row.label].append(index)
+    return positions
+
+
+def sample(rows: Sequence[Row], classes: int, shots: int, seed: int) -> list[int]:
+    """Return positions of up to `shots` rows a class, drawn without replacement, in a mixed order."""
+    random = np.random.default_rng(seed)
+    chosen = [
+        int(index)
+        for positions in by_class(rows, classes)
+        for index in random.permutation(positions)[:shots]
+    ]
+    return [chosen[i] for i in random.permutation(len(chosen))]
+
+
+def split_train(
+    train: list[Row], validation: list[Row], task: TaskConfig, shots: int | None, seed: int
+) -> tuple[list[Row], list[Row], list[str]]:
+    """Return train and validation rows (method: sections 2 and 6) and notes on what was short.
+
+    With `shots`: that many a class for training, and as many from the validation split, or from the
+    training rows left over. Without: all rows, 95 % / 5 % where there is no validation split.
+    """
+    classes, notes = len(task.labels), []
+    if shots is None:
+        order = np.random.default_rng(derive(seed, "data", "split")).permutation(len(train))
+        if validation:
+            return [train[i] for i in order], validation, notes
+        cut = max(1, round(0.05 * len(train)))
+        return [train[i] for i in order[cut:]], [train[i] for i in order[:cut]], notes
+    chosen = sample(train, classes, shots, derive(seed, "data", "train"))
+    taken = set(chosen)
+    pool = validation or [row for i, row in enumerate(train) if i not in taken]
+    held = sample(pool, classes, shots, derive(seed, "data", "validation"))
+    few_train, few_held = [train[i] for i in chosen], [pool[i] for i in held]
+    for name, rows in (("train", few_train), ("validation", few_held)):
+        count = Counter(row.label for row in rows)
+        short = {task.labels[c]: count[c] for c in range(classes) if count[c] < shots}
+        if short:
+            notes.append(f"{name}: fewer than {shots} rows for {short}")
+    return few_train, few_held, notes
+
+
+def folded(row: Row) -> tuple[str, ...]:
+    """Return a row's texts without regard to case and white space."""
+    return tuple(re.sub(r"\s+", " ", t).strip().casefold() for t in row[:2] if t is not None)
+
+
+def contamination(train: Sequence[Row], test: Sequence[Row]) -> int:
+    """Return how many test rows have a text that is also in the training rows."""
+    seen = {folded(row) for row in train}
+    return sum(folded(row) in seen for row in test)
+
+
+def load(cfg: RunConfig) -> TaskData:
+    """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests."""
+    task, labels = cfg.task, list(cfg.task.labels)
+    if task.source is Source.files and not (task.train and task.test):
+        raise InputError(f"task {task.name}: task.train and task.test: give a file for each")
+    everything = {s: load_split(task, s, cfg.data_dir, labels, {}) for s in SPLITS}
+    for split in ("train", "test"):
+        if not everything[split]:
+            raise InputError(f"task {task.name}: no {split} rows")
+    for label, positions in zip(labels, by_class(everything["train"], len(labels)), strict=True):
+        if not positions:
+            raise InputError(f"task {task.name}: no training row has the label '{label}'")
+    train, validation, notes = split_train(
+        everything["train"], everything["validation"], task, cfg.shots, cfg.seed
+    )
+    if not validation:
+        raise InputError(
+            f"task {task.name}: no rows are left for validation: give task.validation or lower shots"
+        )
+    test = everything["test"][: task.test_rows]
+    ood = {}
+    for name in task.ood:
+        other = cfg.ood[name]
+        if is_pair(other) != is_pair(task):
+            raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
+        rename = {**{label: label for label in other.labels}, **task.ood_labels}
+        rows = load_split(other, "test", cfg.data_dir, labels, rename)
+        if not rows:
+            raise InputError(f"task.ood: {name} has no test rows")
+        ood[name] = rows[: task.test_rows]
+    for name, rows in {"test": test, **{f"ood/{n}": r for n, r in ood.items()}}.items():
+        if shared := contamination(train, rows):
+            notes.append(f"{name}: {shared} of {len(rows)} rows have a text that is also in train")
+    return TaskData(train, validation, test, ood, notes)

@@ -1,0 +1,160 @@
+"""Predictions and what is measured of them (method: section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from skillgraft.config import Metric
+from skillgraft.model import Classifier
+from skillgraft.prompt import Encoded, by_length, collate
+
+BINS = 15  # of the expected calibration error and the reliability diagram
+GAIN_FLOOR = 0.01  # below this |P_1 - P_0| the relative gain is undefined
+
+Metrics = dict[str, float | None]
+Predictions = dict[str, np.ndarray]  # split → (N, classes) float32
+
+
+@torch.no_grad()
+def predict(
+    classifier: Classifier, examples: Sequence[Encoded], pad: int, batch_size: int
+) -> np.ndarray:
+    """Return (N, classes) float32 class probabilities, without dropout, in the examples' order."""
+    training, device = classifier.training, next(classifier.parameters()).device
+    classifier.eval()
+    out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
+    for positions in by_length(examples, batch_size):
+        batch = collate([examples[i] for i in positions], pad)
+        logits = classifier({name: tensor.to(device) for name, tensor in batch.items()})
+        for position, row in zip(positions, logits.double().softmax(-1).float().cpu(), strict=True):
+            out[position] = row
+    classifier.train(training)
+    return torch.stack(out).numpy()
+
+
+def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) -> Metrics:
+    """Return accuracy, the task's metric, ECE, NLL and Brier score of (N, classes) probabilities.
+
+    ECE: 15 equal-width bins of the top probability. NLL in nats, probabilities below 1e-12 count as
+    that. Brier: the sum over classes of the squared error, in [0, 2], averaged over examples.
+    """
+    from torchmetrics.functional.classification import (
+        binary_f1_score,
+        multiclass_calibration_error,
+        multiclass_matthews_corrcoef,
+    )
+
+    probs, truth = torch.from_numpy(probabilities).double(), torch.tensor(labels)
+    classes, predicted = probs.shape[1], probs.argmax(1)
+    out: Metrics = {"accuracy": (predicted == truth).double().mean().item()}
+    if metric is Metric.f1:
+        out["f1"] = binary_f1_score(predicted, truth).item()
+    elif metric is Metric.matthews:
+        out["matthews"] = multiclass_matthews_corrcoef(predicted, truth, classes).item()
+    out["ece"] = multiclass_calibration_error(probs, truth, classes, n_bins=BINS).item()
+    at_truth = probs[torch.arange(len(truth)), truth].clamp_min(1e-12)
+    out["nll"] = -at_truth.log().mean().item()
+    target = torch.nn.functional.one_hot(truth, classes)
+    out["brier"] = (probs - target).square().sum(1).mean().item()
+    return {name: finite(value) for name, value in out.items()}
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None where it is not a finite number: records never hold NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the share of examples on which two models predict the same class."""
+    return float((a.argmax(1) == b.argmax(1)).mean())
+
+
+def relative_gain(graft: float | None, before: float | None, after: float | None) -> float | None:
+    """Return (P_γ − P_0)/(P_1 − P_0), or None where |P_1 − P_0| < 0.01."""
+    if graft is None or before is None or after is None or abs(after - before) < GAIN_FLOOR:
+        return None
+    return (graft - before) / (after - before)
+
+
+def compare(
+    predictions: Mapping[str, Predictions], labels: Mapping[str, Sequence[int]], metric: Metric
+) -> dict[str, dict[str, Metrics]]:
+    """Return model → split → metrics; the graft's have agreement and relative gain too."""
+    out = {
+        model: {split: measure(p, labels[split], metric) for split, p in splits.items()}
+        for model, splits in predictions.items()
+    }
+    for split, measured in out["graft"].items():
+        measured["agreement"] = agreement(
+            predictions["graft"][split], predictions["finetuned"][split]
+        )
+        measured["relative_gain"] = relative_gain(
+            measured[metric.value],
+            out["pretrained"][split][metric.value],
+            out["finetuned"][split][metric.value],
+        )
+    return out
+
+
+def reliability(probabilities: np.ndarray, labels: Sequence[int]) -> pd.DataFrame:
+    """Return a row a bin of the top probability: `confidence`, `accuracy`, `count`; empty bins left out."""
+    top, hit = probabilities.max(1), probabilities.argmax(1) == np.asarray(labels)
+    edges = np.linspace(0, 1, BINS + 1)
+    frame = pd.DataFrame({"bin": np.digitize(top, edges[1:-1], right=True), "top": top, "hit": hit})
+    return frame.groupby("bin").agg(
+        confidence=("top", "mean"), accuracy=("hit", "mean"), count=("hit", "size")
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# The file of predictions
+
+
+def to_frame(
+    predictions: Mapping[str, Predictions],
+    labels: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """Return a row an example, model and split: `model`, `split`, `row`, `label`, `p/<label>`…"""
+    parts = []
+    for model, splits in predictions.items():
+        for split, probabilities in splits.items():
+            frame = pd.DataFrame(probabilities, columns=[f"p/{name}" for name in names])
+            frame.insert(0, "label", [names[i] for i in labels[split]])
+            frame.insert(0, "row", np.arange(len(frame)))
+            frame.insert(0, "split", split)
+            frame.insert(0, "model", model)
+            parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def from_frame(frame: pd.DataFrame) -> dict[str, Predictions]:
+    """Return model → split → (N, classes) probabilities: the inverse of `to_frame`."""
+    columns = [name for name in frame.columns if name.startswith("p/")]
+    out: dict[str, Predictions] = {}
+    for (model, split), part in frame.groupby(["model", "split"], sort=False):
+        out.setdefault(str(model), {})[str(split)] = part[columns].to_numpy(np.float32, copy=True)
+    return out
+
+
+def read_predictions(path: Path) -> dict[str, Predictions]:
+    """Return the predictions stored in a parquet file."""
+    return from_frame(pd.read_parquet(path))
+
+
+def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested metrics as one mapping whose names are joined by '/': the keys of W&B and tables."""
+    out: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            out |= flatten(value, f"{prefix}{name}/")
+        else:
+            out[prefix + name] = value
+    return out

@@ -1,0 +1,331 @@
+"""The graft: a value that holds a region with its fine-tuned and pre-trained values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from skillgraft import region
+from skillgraft.errors import InputError
+from skillgraft.region import Layout
+
+M = TypeVar("M", bound=nn.Module)
+FORMAT = 1  # of the file; a reader refuses a newer one
+MODULES = {  # kinds of module in a transformer block, by name (method: section 3, `module`)
+    "query": r"(query|q_lin|q_proj|query_proj)\.",
+    "key": r"(key|k_lin|k_proj|key_proj)\.",
+    "value": r"(value|v_lin|v_proj|value_proj)\.",
+    "LayerNorm": r"(LayerNorm|layer_norm)\.",
+    "attention output": r"attention\.(output\.dense|out_lin|out_proj)\.",
+    "MLP in": r"(intermediate\.dense|lin1|fc1)\.",
+    "MLP out": r"(output\.dense|lin2|fc2)\.",
+}
+
+
+class GraftError(InputError):
+    """A graft that does not fit the model, or a file that is not whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graft:
+    """θ_pre + γ⊙Δ, as what of it differs from θ_pre.
+
+    `indices`, `values` and `pretrained` map each graftable parameter's name to sorted flat indices
+    (int64), the fine-tuned values there and the pre-trained values there; `shapes` to its shape.
+    `base` is the digest of all graftable pre-trained tensors. `head` holds a new linear head.
+    """
+
+    indices: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
+    pretrained: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
+    base: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def take(
+        cls,
+        chosen: Tensor,
+        pretrained: Mapping[str, Tensor],
+        finetuned: Mapping[str, Tensor],
+        meta: Mapping[str, Any] | None = None,
+        head: Mapping[str, Tensor] | None = None,
+    ) -> Graft:
+        """Return the graft of sorted flat indices `chosen`, counted through `pretrained` in its order."""
+        layout = Layout.of(pretrained)
+        indices = {name: part.cpu() for name, part in layout.split(chosen).items()}
+
+        def at(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {n: tensors[n].detach().cpu().take(i) for n, i in indices.items()}
+
+        return cls(
+            indices,
+            at(finetuned),
+            at(pretrained),
+            layout.shapes,
+            region.digest(pretrained),
+            dict(meta or {}),
+            {name: tensor.detach().cpu().clone() for name, tensor in (head or {}).items()},
+        )
+
+    # ------------------------------------------------------------------------------ the region
+
+    @property
+    def layout(self) -> Layout:
+        """How the graftable tensors lie in one flat vector."""
+        return Layout(self.shapes)
+
+    @property
+    def size(self) -> int:
+        """‖γ‖₀, the number of entries in the region."""
+        return sum(index.numel() for index in self.indices.values())
+
+    @property
+    def graftable(self) -> int:
+        """The number of graftable parameters."""
+        return self.layout.total
+
+    @property
+    def sparsity(self) -> float:
+        """The measured share of graftable parameters that the region keeps."""
+        return self.size / self.graftable if self.graftable else 0.0
+
+    def region(self) -> Tensor:
+        """Return the sorted flat indices of the region through all graftable tensors, int64."""
+        return self.layout.join(self.indices)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the region's number of entries in each tensor."""
+        return {name: index.numel() for name, index in self.indices.items()}
+
+    def by_layer(self) -> dict[str, float]:
+        """Return the share of the region in each transformer block, by its number."""
+        return region.shares(self.sizes(), layer_of)
+
+    def by_module(self) -> dict[str, float]:
+        """Return the share of the region in each kind of module."""
+        return region.shares(self.sizes(), module_of)
+
+    def overlap(self, other: Graft) -> dict[str, float | None]:
+        """Return `iou`, `a_in_b`, `b_in_a` and `chance` of two regions of one base model."""
+        self._same_base(other)
+        return region.overlap(self.region(), other.region(), self.graftable)
+
+    def iou(self, other: Graft) -> float:
+        """Return |A∩B| / |A∪B|; two empty regions have 0."""
+        return self.overlap(other)["iou"] or 0.0
+
+    def _same_base(self, other: Graft) -> None:
+        if self.base != other.base:
+            raise GraftError(
+                f"the grafts have different base models: {self.describe()} and {other.describe()}"
+            )
+
+    def describe(self) -> str:
+        """Return the base model's name and the start of its digest."""
+        return f"{self.meta.get('model', 'unnamed')} ({self.base[:12]})"
+
+    def __repr__(self) -> str:
+        """Return one line: size, sparsity, base model, task and selector."""
+        about = ", ".join(
+            f"{key}={self.meta[key]}" for key in ("task", "selector") if key in self.meta
+        )
+        return (
+            f"Graft({self.size:,} of {self.graftable:,} = {self.sparsity:.2e}, "
+            f"base {self.describe()}{', ' + about if about else ''})"
+        )
+
+    # ------------------------------------------------------------------------------- algebra
+
+    def __or__(self, other: Graft) -> Graft:
+        """Return the union; a shared entry gets the mean of the two values."""
+        return self._combine(other, union=True)
+
+    def __and__(self, other: Graft) -> Graft:
+        """Return the intersection, with this graft's values."""
+        return self._combine(other, union=False)
+
+    def _combine(self, other: Graft, *, union: bool) -> Graft:
+        self._same_base(other)
+        indices, values, pretrained = {}, {}, {}
+        for name, index in self.indices.items():
+            theirs = other.indices[name]
+            shared = torch.isin(index, theirs, assume_unique=True)
+            value = self.values[name]
+            if not union:
+                indices[name], values[name] = index[shared], value[shared]
+                pretrained[name] = self.pretrained[name][shared]
+                continue
+            mine = torch.isin(theirs, index, assume_unique=True)
+            merged = value.clone()
+            merged[shared] = (value[shared] + other.values[name][mine]) / 2
+            joined, order = torch.cat([index, theirs[~mine]]).sort()
+            indices[name] = joined
+            values[name] = torch.cat([merged, other.values[name][~mine]])[order]
+            pretrained[name] = torch.cat([self.pretrained[name], other.pretrained[name][~mine]])[
+                order
+            ]
+        meta = {
+            "model": self.meta.get("model"),
+            "rule": "union" if union else "intersection",
+            "parents": [dict(self.meta), dict(other.meta)],
+        }
+        head = self.head if not union or same(self.head, other.head) else {}
+        return Graft(indices, values, pretrained, self.shapes, self.base, meta, head)
+
+    # ------------------------------------------------------------------------------- applying
+
+    def apply(self, model: M) -> M:
+        """Write the graft into `model` in place and return it; nothing is written where it does not fit.
+
+        The stored pre-trained values are compared, not the whole model. Raises GraftError.
+        """
+        for name, parameter in self._targets(model).items():
+            parameter.data.put_(
+                self.indices[name].to(parameter.device), self.values[name].to(parameter)
+            )
+        return model
+
+    @contextmanager
+    def applied(self, model: M) -> Iterator[M]:
+        """Apply the graft inside a `with` block and undo it exactly at its end."""
+        targets = self._targets(model)
+        before = {n: p.data.take(self.indices[n].to(p.device)) for n, p in targets.items()}
+        try:
+            yield self.apply(model)
+        finally:
+            for name, parameter in targets.items():
+                parameter.data.put_(self.indices[name].to(parameter.device), before[name])
+
+    def _targets(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the model's parameter for each tensor of the region, after every check."""
+        found: dict[str, list[nn.Parameter]] = {}
+        wanted = {name for name, index in self.indices.items() if index.numel()}
+        for full, parameter in model.named_parameters():
+            parts = full.split(".")
+            for start in range(len(parts)):
+                if (name := ".".join(parts[start:])) in wanted:
+                    found.setdefault(name, []).append(parameter)
+        if missing := region.missing_names(wanted, found):
+            raise GraftError(f"the model has no parameter {missing[0]} (base {self.describe()})")
+        targets = {}
+        for name in sorted(wanted):
+            if len(found[name]) > 1:
+                raise GraftError(f"the model has {len(found[name])} parameters that end in {name}")
+            parameter = found[name][0]
+            if tuple(parameter.shape) != tuple(self.shapes[name]):
+                raise GraftError(
+                    f"{name}: the model's shape is {tuple(parameter.shape)}, "
+                    f"the graft's {tuple(self.shapes[name])}"
+                )
+            here = parameter.data.take(self.indices[name].to(parameter.device))
+            if not torch.equal(here, self.pretrained[name].to(parameter)):
+                raise GraftError(
+                    f"{name}: the model's values are not those of the graft's base, {self.describe()}"
+                )
+            targets[name] = parameter
+        return targets
+
+    # -------------------------------------------------------------------------------- the file
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, whole or not at all; indices are int32 where they fit."""
+        path = Path(path)
+        small = max(self.layout.sizes, default=0) < 2**31
+        kind = torch.int32 if small else torch.int64
+        tensors = {f"indices/{n}": i.to(kind) for n, i in self.indices.items() if i.numel()}
+        tensors |= {f"values/{n}": self.values[n] for n, i in self.indices.items() if i.numel()}
+        tensors |= {
+            f"pretrained/{n}": self.pretrained[n] for n, i in self.indices.items() if i.numel()
+        }
+        tensors |= {f"head/{name}": tensor for name, tensor in self.head.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        header = {
+            "format": FORMAT,
+            "base": self.base,
+            "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
+            "meta": dict(self.meta),
+            "size": self.size,
+            "graftable": self.graftable,
+            "digest": region.digest(tensors),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(path.name + ".partial")
+        scratch.write_bytes(save(tensors, {"skillgraft": json.dumps(header)}))
+        scratch.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Graft:
+        """Read a graft file; raises GraftError where it is missing, truncated, altered or no graft."""
+        path = Path(path)
+        if not path.is_file():
+            raise GraftError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("skillgraft", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            raise GraftError(f"{path}: not a whole safetensors file ({error})") from error
+        if header is None:
+            raise GraftError(f"{path}: a safetensors file, but no graft")
+        if header.get("format", 0) > FORMAT:
+            raise GraftError(f"{path}: format {header['format']} is newer than this version reads")
+        if region.digest(tensors) != header["digest"]:
+            raise GraftError(f"{path}: its content does not match its digest: the file was altered")
+        shapes = {name: tuple(shape) for name, shape in header["shapes"]}
+        empty = {"indices": torch.empty(0, dtype=torch.int64), "values": torch.empty(0)}
+
+        def named(kind: str) -> dict[str, Tensor]:
+            fallback = empty.get(kind, empty["values"])
+            return {name: tensors.get(f"{kind}/{name}", fallback) for name in shapes}
+
+        indices = {name: index.long() for name, index in named("indices").items()}
+        check_indices(indices, shapes, path)
+        head = {n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")}
+        return cls(
+            indices,
+            named("values"),
+            named("pretrained"),
+            shapes,
+            header["base"],
+            header["meta"],
+            head,
+        )
+
+
+def check_indices(indices: Mapping[str, Tensor], shapes: Mapping[str, tuple], path: Path) -> None:
+    """Raise GraftError for an index that is out of range, or not above the one before it."""
+    for name, size in zip(shapes, Layout(shapes).sizes, strict=True):
+        index = indices[name]
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
+            raise GraftError(f"{path}: {name}: an index is out of range (0 to {size - 1})")
+        if bool((index.diff() <= 0).any()):
+            raise GraftError(f"{path}: {name}: the indices are not sorted and unique")
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Return whether two mappings of tensors are equal, bit for bit."""
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def layer_of(name: str) -> str:
+    """Return the number of the transformer block in a parameter's name, or 'other'."""
+    match = re.search(r"(?:^|\.)(\d+)\.", name)
+    return match[1] if match else "other"
+
+
+def module_of(name: str) -> str:
+    """Return the kind of module a parameter belongs to, or 'other'."""
+    return next((kind for kind, pattern in MODULES.items() if re.search(pattern, name)), "other")

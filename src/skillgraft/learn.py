@@ -1,0 +1,201 @@
+"""Learning the mask of a run with Lightning: the same engine as `localize`, resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from skillgraft.config import GraftConfig, RunConfig
+from skillgraft.evaluate import measure, predict
+from skillgraft.finetune import Log, Progress, fit, make_trainer, write_tensors
+from skillgraft.mask import Best, RelaxedGraft
+from skillgraft.model import Classifier
+from skillgraft.prompt import Batch, Encoded, collate, in_batches
+from skillgraft.seeds import derive
+
+
+@dataclass
+class MaskBatches:
+    """The batches of mask steps `start` to `steps`; each step goes over `examples` training rows.
+
+    A step's rows and their order come from (seed, step) alone.
+    """
+
+    rows: Sequence[Encoded]
+    pad: int
+    size: int
+    examples: int
+    seed: int
+    start: int
+    steps: int
+
+    @property
+    def per_step(self) -> int:
+        """Return the number of batches of one step."""
+        return -(-min(self.examples, len(self.rows)) // self.size)
+
+    def __len__(self) -> int:
+        """Return how many batches are left."""
+        return (self.steps - self.start) * self.per_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of all steps, one after the other."""
+        for step in range(self.start, self.steps):
+            random = np.random.default_rng(derive(self.seed, "mask", "rows", step))
+            order = random.permutation(len(self.rows))[: self.examples].tolist()
+            for group in in_batches(order, self.size):
+                yield collate([self.rows[i] for i in group], self.pad)
+
+
+class MaskSGD(torch.optim.Optimizer):
+    """SGD without momentum on the scores, fed by the gradients of the grafted weights."""
+
+    def __init__(self, relaxed: RelaxedGraft, lr: float) -> None:
+        self.relaxed = relaxed
+        super().__init__(list(relaxed.parameters.values()), {"lr": lr})
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Update the scores and rebuild the grafted weights."""
+        loss = closure() if closure is not None else None
+        self.relaxed.step(self.param_groups[0]["lr"])
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing: the engine clears its flat gradient after each step."""
+
+
+class MaskTraining(pl.LightningModule):
+    """Minimises the task loss of the relaxed graft over the scores (method: section 3)."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        relaxed: RelaxedGraft,
+        cfg: RunConfig,
+        scored: dict[str, Sequence[Encoded]],
+        pad: int,
+        folder: Path,
+        log: Log,
+    ) -> None:
+        super().__init__()
+        self.classifier, self.relaxed, self.cfg, self.scored = classifier, relaxed, cfg, scored
+        self.pad, self.folder, self.note = pad, folder, log
+        self.best = Best()
+        self.history: list[dict[str, Any]] = []
+        self.done = 0
+        self.losses: list[Tensor] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return plain SGD on the scores."""
+        assert self.cfg.graft.lr is not None
+        return MaskSGD(self.relaxed, self.cfg.graft.lr)
+
+    def on_train_start(self) -> None:
+        """Turn dropout off: the mask is learned without it."""
+        self.classifier.eval()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy of the relaxed graft over one batch."""
+        loss = nn.functional.cross_entropy(self.classifier(batch), batch["labels"])
+        self.losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """At the end of a step: log, and on schedule score the rounded graft and keep a checkpoint."""
+        graft = self.cfg.graft
+        if len(self.losses) < self.trainer.accumulate_grad_batches:
+            return
+        self.done += 1
+        loss = torch.stack(self.losses).mean().item()
+        self.losses.clear()
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss of the relaxed graft is {loss} at step {self.done}")
+        row = {"graft/step": self.done, "graft/loss": loss}
+        assert graft.score_every is not None
+        if self.done % graft.score_every == 0 or self.done == graft.steps:
+            row |= self.score()
+            self.record(row)
+            self.save()
+        else:
+            self.record(row)
+
+    def score(self) -> dict[str, Any]:
+        """Score the rounded graft: the metric on training rows plus that on validation rows."""
+        metric, chosen, row = self.cfg.task.metric, self.relaxed.region(), {}
+        size = self.cfg.trainer.evaluation_batch_size
+        with self.relaxed.rounded(chosen):
+            for split, rows in self.scored.items():
+                probabilities = predict(self.classifier, rows, self.pad, size)
+                value = measure(probabilities, [row.label for row in rows], metric)[metric.value]
+                row[f"graft/{split}/{metric.value}"] = value or 0.0
+        total = sum(row.values())
+        self.best.offer(self.done, total, chosen)
+        return {**row, "graft/score": total, "graft/size": chosen.numel()}
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Keep a row of the history and pass it on."""
+        self.history.append(row)
+        self.note(row)
+
+    def save(self) -> None:
+        """Write scores, best region and progress: what a resumed run needs, whole or not at all."""
+        tensors = {"scores": self.relaxed.scores, "best": self.best.region}
+        progress = Progress(self.done, self.best.step, self.best.score, self.history)
+        write_tensors(self.folder / "mask.safetensors", tensors, vars(progress))
+
+    def resume(self) -> None:
+        """Take up a state that `save` wrote; without one, score the initial mask."""
+        path = self.folder / "mask.safetensors"
+        if not path.is_file():
+            # The authors' code never scores its start; ours must not come out worse than it.
+            self.record({"graft/step": 0, **self.score()})
+            return
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+        tensors = load_file(path)
+        self.relaxed.scores.copy_(tensors["scores"])
+        self.relaxed.build()
+        self.best = Best(progress.best_step, progress.best_score, tensors["best"])
+        self.done = progress.step
+        for row in progress.history:
+            self.record(row)
+
+
+def learn(
+    classifier: Classifier,
+    relaxed: RelaxedGraft,
+    cfg: RunConfig,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    pad: int,
+    folder: Path,
+    log: Log,
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return the best region's sorted flat indices and the history of mask training.
+
+    `folder` keeps the last checkpoint; a killed training goes on from there with the same bits.
+    """
+    options: GraftConfig = cfg.graft
+    scored = {"train": train[: options.score_rows], "validation": validation}
+    module = MaskTraining(classifier, relaxed, cfg, scored, pad, folder, log)
+    module.resume()
+    assert options.steps is not None
+    assert options.batch_size is not None
+    assert options.examples is not None
+    batches = MaskBatches(
+        train, pad, options.batch_size, options.examples, cfg.seed, module.done, options.steps
+    )
+    if len(batches):
+        trainer = make_trainer(cfg, len(batches), folder, accumulate_grad_batches=batches.per_step)
+        fit(trainer, module, batches)
+    return module.best.region, module.history

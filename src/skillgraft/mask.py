@@ -1,0 +1,357 @@
+"""Learning a region: the relaxed graft θ(S) on flat buffers, and `localize` (method: section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skillgraft import region
+from skillgraft.seeds import derive
+from skillgraft.graft import Graft
+from skillgraft.region import Layout
+
+
+class RelaxedGraft:
+    """θ(S) = θ_pre + γ(S) ⊙ Δ, living in a model's own parameters while it is open.
+
+    The parameters become views of one flat vector, and so do their gradients; the tensors that the
+    parameters had are kept as θ_pre and put back by `close`, bit for bit. Model-sized memory: θ_pre,
+    θ, Δ, S, the gradient, and one byte an entry for γ_base.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        finetuned: Mapping[str, Tensor],
+        base: Tensor,
+        scores: Tensor,
+        bias: float,
+    ) -> None:
+        self.parameters, self.finetuned, self.bias = dict(parameters), finetuned, bias
+        self.layout = Layout.of(self.parameters)
+        self.base, self.scores = base, scores  # (n,) bool and (n,) float
+        self.before = {
+            name: (p.data, p.grad, p.requires_grad) for name, p in self.parameters.items()
+        }
+        first = next(iter(self.before.values()))[0]
+        self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)
+        self.gradient = torch.zeros_like(self.theta)
+        self.delta = difference(finetuned, self.pretrained).to(first)
+        views, gradients = self.layout.views(self.theta), self.layout.views(self.gradient)
+        for name, parameter in self.parameters.items():
+            parameter.data = views[name]
+            parameter.requires_grad_(True)
+            parameter.grad = gradients[name]
+        self.build()
+
+    @property
+    def pretrained(self) -> dict[str, Tensor]:
+        """θ_pre by name: the very tensors that the parameters had."""
+        return {name: data for name, (data, _, _) in self.before.items()}
+
+    def chunks(self) -> Iterator[slice]:
+        """Yield slices small enough that temporary tensors stay in a processor's cache."""
+        size = 1 << (18 if self.theta.device.type == "cpu" else 26)
+        for start in range(0, self.layout.total, size):
+            yield slice(start, start + size)
+
+    @torch.no_grad()
+    def build(self) -> None:
+        """Write θ(S) into the parameters."""
+        for name, view in self.layout.views(self.theta).items():
+            view.copy_(self.before[name][0])
+        for at in self.chunks():
+            gamma = region.relax(self.scores[at], self.base[at], self.bias)
+            self.theta[at].addcmul_(gamma.to(self.theta.dtype), self.delta[at])
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """S ← S − lr · (1 − 2γ_base) ⊙ g ⊙ Δ ⊙ σ'(S − c), g the gradient gathered since the last step.
+
+        Clears the gradient and writes the new θ(S).
+        """
+        for at in self.chunks():
+            change = region.slope(self.scores[at], self.base[at], self.bias)
+            change.mul_(self.gradient[at]).mul_(self.delta[at])
+            self.scores[at].sub_(change, alpha=lr)
+        self.gradient.zero_()
+        self.build()
+
+    def region(self) -> Tensor:
+        """Return the sorted flat indices of round(γ(S))."""
+        return region.rounded(self.scores, self.base, self.bias).nonzero().view(-1)
+
+    @contextmanager
+    def rounded(self, chosen: Tensor) -> Iterator[None]:
+        """Make the model the rounded graft of a region inside a `with` block.
+
+        Only the region's entries are written, into θ_pre's own tensors, and put back exactly.
+        """
+        indices = self.layout.split(chosen)
+        saved = {n: data.take(indices[n]) for n, (data, _, _) in self.before.items()}
+        views = {n: p.data for n, p in self.parameters.items()}
+        try:
+            for name, parameter in self.parameters.items():
+                data = self.before[name][0]
+                data.put_(indices[name], self.finetuned[name].to(data).take(indices[name]))
+                parameter.data = data
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                self.before[name][0].put_(indices[name], saved[name])
+                parameter.data = views[name]
+
+    def close(self) -> None:
+        """Give every parameter back its own tensor, gradient and flag."""
+        for name, parameter in self.parameters.items():
+            data, gradient, flag = self.before[name]
+            parameter.data, parameter.grad = data, gradient
+            parameter.requires_grad_(flag)
+
+
+@torch.no_grad()
+def difference(finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> Tensor:
+    """Return Δ = θ_ft − θ_pre as a flat (n,) vector, in the tensors' dtype, on θ_pre's device."""
+    return torch.cat([(finetuned[n].to(p) - p).reshape(-1) for n, p in pretrained.items()])
+
+
+def base_region(
+    finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], count: int
+) -> Tensor:
+    """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
+    return region.top(difference(finetuned, pretrained).abs_(), count)
+
+
+def as_mask(indices: Tensor, total: int) -> Tensor:
+    """Return a flat bool vector that is True at `indices`."""
+    mask = torch.zeros(total, dtype=torch.bool, device=indices.device)
+    mask[indices] = True
+    return mask
+
+
+def initial_scores(total: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return S, uniform in [0, 1), drawn from the mask's seed, independent of any other."""
+    generator = torch.Generator().manual_seed(derive(seed, "mask", "scores"))
+    return torch.rand(total, generator=generator, dtype=dtype)
+
+
+@dataclass
+class Best:
+    """The best mask so far: a later one must be strictly better."""
+
+    step: int = -1
+    score: float = -math.inf
+    region: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def offer(self, step: int, score: float, chosen: Tensor) -> bool:
+        """Keep a candidate where it is strictly better, and return whether it was."""
+        if score <= self.score:
+            return False
+        self.step, self.score, self.region = step, score, chosen.clone()
+        return True
+
+
+def localize(
+    pretrained: nn.Module,
+    finetuned: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+    *,
+    sparsity: float = 1e-4,
+    steps: int = 100,
+    lr: float = 1e7,
+    sigmoid_bias: float = 10.0,
+    base: Mapping[str, Tensor] | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    graftable: Callable[[str, nn.Parameter], bool] | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    seed: int = 0,
+) -> Graft:
+    """Learn the region in which `finetuned` has its skill, and return it as a Graft (section 3).
+
+    Args:
+        pretrained, finetuned: modules with the same parameters, graftable ones of one dtype. Both
+            are left as they were: weights bit for bit, training flags, requires_grad and .grad.
+        batches: re-iterable; one step goes over all of it, and takes the mean of the batch means.
+        loss: (model, batch) → scalar tensor; the model is the relaxed graft, in evaluation mode.
+        sparsity: share of graftable parameters in the base region, in [0, 1].
+        steps: updates of the scores, at least 0.
+        lr: learning rate of plain SGD on the scores.
+        sigmoid_bias: c; an entry is flipped where its score passes it.
+        base: the base region by parameter name, 0/1; `sparsity` is then unused.
+        scores: initial scores by parameter name; by default uniform in [0, 1) from `seed`.
+        graftable: (name, parameter) → bool; by default every floating-point parameter.
+        score: model → float, higher is better, given the rounded graft before the first and after
+            each step: the best counts, the earlier of equals. Without it the last step counts.
+        seed: of the initial scores.
+
+    Raises:
+        ValueError, TypeError: for arguments out of range or modules that do not fit each other.
+        FloatingPointError: where the loss is not finite.
+    """
+    parameters, targets = graftable_pair(pretrained, finetuned, graftable)
+    layout = Layout.of(parameters)
+    check_arguments(batches, sparsity, steps, lr)
+    dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
+    device = next(iter(parameters.values())).device
+    data = {name: p.data for name, p in parameters.items()}
+    if base is None:
+        count = region.region_size(sparsity, layout.total)
+        base_mask = as_mask(base_region(targets, data, count), layout.total)
+    else:
+        base_mask = by_name(base, layout, "base").to(device) != 0
+    if scores is None:
+        initial = initial_scores(layout.total, seed, dtype).to(device)
+    else:
+        initial = by_name(scores, layout, "scores", dtype).to(device)
+    with untouched(pretrained):
+        relaxed = RelaxedGraft(parameters, targets, base_mask, initial, sigmoid_bias)
+        try:
+            best = search(relaxed, pretrained, batches, loss, steps, lr, score)
+        finally:
+            relaxed.close()
+    meta = {
+        "selector": "learned",
+        "step": best.step,
+        "steps": steps,
+        "lr": lr,
+        "seed": seed,
+        "asked_sparsity": None if base is not None else sparsity,
+    }
+    return Graft.take(best.region, data, targets, meta)
+
+
+def search(
+    relaxed: RelaxedGraft,
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+    steps: int,
+    lr: float,
+    score: Callable[[nn.Module], float] | None,
+) -> Best:
+    """Train the scores and return the best region; without `score` the last."""
+    best = Best()
+    consider(best, 0, relaxed, model, score)
+    for step in range(1, steps + 1):
+        count = 0
+        with torch.enable_grad():
+            for batch in batches:
+                value = loss(model, batch)
+                if not math.isfinite(value.item()):
+                    raise FloatingPointError(f"the loss is {value.item()} at step {step}")
+                value.backward()
+                count += 1
+        if count == 0:
+            raise ValueError(f"batches: nothing in it at step {step}")
+        relaxed.step(lr / count)
+        consider(best, step, relaxed, model, score)
+    return best
+
+
+def consider(
+    best: Best,
+    step: int,
+    relaxed: RelaxedGraft,
+    model: nn.Module,
+    score: Callable[[nn.Module], float] | None,
+) -> None:
+    """Score the present rounded graft; without a score a later step always counts."""
+    chosen = relaxed.region()
+    if score is None:
+        best.offer(step, float(step), chosen)
+        return
+    with relaxed.rounded(chosen), torch.no_grad():
+        value = float(score(model))
+    if math.isnan(value):
+        raise FloatingPointError(f"score: nan at step {step}")
+    best.offer(step, value, chosen)
+
+
+def check_arguments(batches: Iterable[Any], sparsity: float, steps: int, lr: float) -> None:
+    """Raise ValueError or TypeError for arguments of `localize` that are out of range."""
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity={sparsity}: expected 0 to 1")
+    if steps < 0:
+        raise ValueError(f"steps={steps}: expected at least 0")
+    if not (lr >= 0 and math.isfinite(lr)):
+        raise ValueError(f"lr={lr}: expected a finite number, at least 0")
+    if iter(batches) is batches:
+        raise TypeError("batches: expected something to iterate over again, such as a list")
+
+
+def graftable_pair(
+    pretrained: nn.Module,
+    finetuned: nn.Module,
+    graftable: Callable[[str, nn.Parameter], bool] | None,
+) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+    """Return the graftable parameters and the fine-tuned tensors of the same names."""
+    chosen = {
+        name: p
+        for name, p in pretrained.named_parameters()
+        if (p.is_floating_point() if graftable is None else graftable(name, p))
+    }
+    if not chosen:
+        raise ValueError("graftable: no parameter of the model is graftable")
+    theirs = dict(finetuned.named_parameters())
+    if missing := region.missing_names(chosen, theirs):
+        raise ValueError(f"finetuned: no parameter {missing[0]}")
+    for name, parameter in chosen.items():
+        if parameter.shape != theirs[name].shape:
+            raise ValueError(
+                f"{name}: shape {tuple(parameter.shape)} in pretrained, "
+                f"{tuple(theirs[name].shape)} in finetuned"
+            )
+    kinds = {
+        (str(p.dtype), str(p.device)) for p in [*chosen.values(), *(theirs[n] for n in chosen)]
+    }
+    if len(kinds) > 1:
+        raise ValueError(f"graftable parameters of several dtypes or devices: {sorted(kinds)}")
+    for name in chosen:
+        if not torch.isfinite(theirs[name]).all():
+            raise ValueError(f"finetuned: {name} has a value that is not finite")
+    return chosen, {name: theirs[name].detach() for name in chosen}
+
+
+def by_name(
+    tensors: Mapping[str, Tensor], layout: Layout, argument: str, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return named tensors as a flat (n,) vector, after a check of names and shapes."""
+    if set(tensors) != set(layout.shapes):
+        odd = region.missing_names(tensors, layout.shapes) or region.missing_names(
+            layout.shapes, tensors
+        )
+        raise ValueError(
+            f"{argument}: expected the graftable names; {odd[0]} is too much or missing"
+        )
+    for name, shape in layout.shapes.items():
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise ValueError(
+                f"{argument}: {name} has shape {tuple(tensors[name].shape)}, not {shape}"
+            )
+    return layout.flatten(tensors, dtype)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and its flags and gradients back at the end."""
+    training = {module: module.training for module in model.modules()}
+    flags = {p: (p.requires_grad, p.grad) for p in model.parameters()}
+    try:
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        for parameter, (flag, gradient) in flags.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient

@@ -1,0 +1,155 @@
+"""Regions as pure functions of flat tensors: selection, relaxation, rounding (method: section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order in which named tensors lie in one flat vector; flat indices count through it."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Layout:
+        """Return the layout of named tensors, in the mapping's order."""
+        return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each tensor."""
+        return [prod(shape) for shape in self.shapes.values()]
+
+    @property
+    def total(self) -> int:
+        """The number of entries of all tensors, n."""
+        return sum(self.sizes)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return each tensor as a view of a flat (n,) vector."""
+        parts = flat.split(self.sizes)
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def flatten(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Tensor:
+        """Return named tensors as one flat (n,) vector, a copy."""
+        return torch.cat([tensors[name].detach().reshape(-1).to(dtype) for name in self.shapes])
+
+    def split(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return, by name, the tensor's own flat indices of sorted indices into the whole vector."""
+        ends = list(accumulate(self.sizes))
+        cuts = torch.searchsorted(indices, torch.tensor(ends, device=indices.device)).tolist()
+        starts = [0, *cuts[:-1]]
+        offsets = [0, *ends[:-1]]
+        return {
+            name: indices[start:cut] - offset
+            for name, start, cut, offset in zip(self.shapes, starts, cuts, offsets, strict=True)
+        }
+
+    def join(self, indices: Mapping[str, Tensor]) -> Tensor:
+        """Return sorted indices into the whole vector: the inverse of `split`."""
+        offsets = [0, *accumulate(self.sizes)]
+        empty = torch.empty(0, dtype=torch.int64)
+        parts = [
+            indices.get(name, empty).cpu() + offset
+            for name, offset in zip(self.shapes, offsets, strict=False)
+        ]
+        return torch.cat(parts)
+
+
+def region_size(sparsity: float, graftable: int) -> int:
+    """Return round(s·n), the asked size of a region."""
+    return round(sparsity * graftable)
+
+
+def top(values: Tensor, count: int) -> Tensor:
+    """Return the sorted flat indices of the `count` largest values; ties go to the lower index.
+
+    Differs from the authors' code, whose strict > at the k-th value keeps k - 1 entries and loses
+    every tie with it.
+    """
+    if count <= 0:
+        return torch.empty(0, dtype=torch.int64, device=values.device)
+    if count >= values.numel():
+        return torch.arange(values.numel(), device=values.device)
+    threshold = values.topk(count, sorted=False).values.min()
+    above = (values > threshold).nonzero().view(-1)
+    ties = (values == threshold).nonzero().view(-1)[: count - above.numel()]
+    return torch.cat([above, ties]).sort().values
+
+
+def at_random(total: int, count: int, seed: int) -> Tensor:
+    """Return `count` sorted indices below `total`, uniform without replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[:count].sort().values
+
+
+def relax(scores: Tensor, base: Tensor, bias: float) -> Tensor:
+    """Return γ(S) = γ_base ⊙ (1 − σ(S − c)) + (1 − γ_base) ⊙ σ(S − c); base is bool."""
+    flip = torch.sigmoid(scores - bias)
+    return torch.where(base, 1 - flip, flip)
+
+
+def slope(scores: Tensor, base: Tensor, bias: float) -> Tensor:
+    """Return dγ/dS = (1 − 2γ_base) ⊙ σ'(S − c); base is bool."""
+    flip = torch.sigmoid(scores - bias)
+    flip.mul_(1 - flip)
+    return torch.where(base, -flip, flip)
+
+
+def rounded(scores: Tensor, base: Tensor, bias: float) -> Tensor:
+    """Return round(γ(S)) as bool: γ_base XOR (S > c), and False at S = c exactly."""
+    return (base ^ (scores > bias)) & (scores != bias)
+
+
+def overlap(a: Tensor, b: Tensor, total: int) -> dict[str, float | None]:
+    """Return IoU and both asymmetric shares of two sorted index vectors, and the IoU of chance.
+
+    `chance` is the IoU that two random regions of these sizes among `total` entries have in the
+    mean (the expected intersection over the expected union); a ratio over nothing is None.
+    """
+    shared = int(torch.isin(a, b, assume_unique=True).sum())
+    expected = a.numel() * b.numel() / total if total else 0.0
+
+    def ratio(part: float, whole: float) -> float | None:
+        return part / whole if whole else None
+
+    return {
+        "iou": ratio(shared, a.numel() + b.numel() - shared),
+        "a_in_b": ratio(shared, a.numel()),
+        "b_in_a": ratio(shared, b.numel()),
+        "chance": ratio(expected, a.numel() + b.numel() - expected),
+    }
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of named tensors: names, shapes, dtypes and bytes, in name order."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        content.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def shares(sizes: Mapping[str, int], key: Callable[[str], str]) -> dict[str, float]:
+    """Return the share of a region's entries in each group of tensors, by `key` of the name."""
+    total, groups = sum(sizes.values()), dict.fromkeys(map(key, sizes), 0)
+    for name, size in sizes.items():
+        groups[key(name)] += size
+    return {group: size / total if total else 0.0 for group, size in groups.items()}
+
+
+def missing_names(wanted: Iterable[str], have: Iterable[str]) -> list[str]:
+    """Return the names that are wanted and not there, sorted."""
+    return sorted(set(wanted) - set(have))

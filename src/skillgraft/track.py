@@ -1,0 +1,120 @@
+"""Weights & Biases: every run's curves, metrics, figures and graft. The only module that imports wandb."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skillgraft.config import Mode, RunConfig, plain
+from skillgraft.store import Identity
+
+SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
+
+
+class Tracker:
+    """One W&B run, or nothing where logger.mode is none."""
+
+    def __init__(self, run: Any = None) -> None:
+        self.run = run
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log one row of a curve: its names say which step axis it is on."""
+        if self.run is not None:
+            self.run.log({name: value for name, value in row.items() if value is not None})
+
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Write final values; an undefined one stays out of the summary."""
+        if self.run is not None:
+            self.run.summary.update({n: v for n, v in values.items() if v is not None})
+
+    def image(self, name: str, path: Path) -> None:
+        """Log a figure."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({name: wandb.Image(str(path))})
+
+    def table(self, name: str, frame: pd.DataFrame) -> None:
+        """Log a table."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({name: wandb.Table(dataframe=frame)})
+
+    def graft(self, path: Path, name: str, metadata: Mapping[str, Any]) -> None:
+        """Log the graft file as an artifact."""
+        if self.run is not None:
+            import wandb
+
+            artifact = wandb.Artifact(name, type="graft", metadata=dict(metadata))
+            artifact.add_file(str(path))
+            self.run.log_artifact(artifact)
+
+
+@contextmanager
+def own_folders(folder: Path) -> Iterator[None]:
+    """Keep W&B's data and caches inside a run: an offline artifact is else staged in the user's home."""
+    names = {
+        "WANDB_DATA_DIR": folder / "data",
+        "WANDB_CACHE_DIR": folder / "cache",
+        "WANDB_ARTIFACT_DIR": folder / "artifacts",
+    }
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(path) for name, path in names.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Tracker]:
+    """Yield the tracker of one run; an exception ends its W&B run as failed."""
+    if cfg.logger.mode is Mode.none:
+        yield Tracker()
+        return
+    import wandb
+
+    place = folder / "wandb"
+    shutil.rmtree(place, ignore_errors=True)  # a killed try's: two with one id cannot be synced
+    place.mkdir()
+    config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
+    with own_folders(place):
+        run = wandb.init(
+            id=identity.hash,
+            name=identity.id,
+            group=identity.group,
+            job_type="run",
+            project=cfg.logger.project,
+            entity=cfg.logger.entity,
+            tags=[cfg.task.name, cfg.model.name, cfg.graft.selector.value, *cfg.logger.tags],
+            config=config,
+            dir=str(folder),
+            mode=cfg.logger.mode.value,
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True
+            ),
+        )
+        for stage in ("finetune", "graft"):
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        try:
+            yield Tracker(run)
+        except BaseException:
+            run.finish(exit_code=1)
+            raise
+        run.finish()
+    shutil.rmtree(place / "cache", ignore_errors=True)
+    for link in (path for path in place.iterdir() if path.is_symlink()):
+        link.unlink()  # they point to where the run was made, not to where it will be
