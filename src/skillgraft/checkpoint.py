@@ -49,7 +49,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """Return the files that make the tokenizer."""
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "spm.model",  # DeBERTa v2 and v3
+        "sentencepiece.bpe.model",
+        "spiece.model",
+        "tokenizer.model",
+        "added_tokens.json",
+        "special_tokens_map.json",
+    )
     return [folder / name for name in names if (folder / name).is_file()]
 
 

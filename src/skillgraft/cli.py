@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,17 +16,24 @@ from skillgraft import config
 from skillgraft.errors import InputError
 
 config.register()
+composed = False  # whether a job has started: only then an error may be ours
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
 def app(cfg: DictConfig) -> None:
     """Do one job: one run of the sweep, or the only one."""
+    global composed
+    composed = True
     from skillgraft.run import run
 
     settings = HydraConfig.get()
     sources = [s.path for s in settings.runtime.config_sources if s.schema == "file"]
     try:
-        run(cfg, [Path(path) for path in sources], Path(settings.runtime.output_dir))
+        run(
+            cast(config.RunConfig, cfg),
+            [Path(path) for path in sources],
+            Path(settings.runtime.output_dir),
+        )
     except InputError as error:
         if settings.mode is RunMode.MULTIRUN or settings.verbose:
             raise
@@ -41,8 +49,12 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         app()
-    except (InputError, *config.COMPOSITION_ERRORS) as error:
-        if wants_traceback:
+    except BrokenPipeError:  # as in `skillgraft --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        ours = composed and not isinstance(error, (InputError, *config.COMPOSITION_ERRORS))
+        if wants_traceback or ours:
             raise
         sys.exit(f"skillgraft: {config.explain(error)}")
 

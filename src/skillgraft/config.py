@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
 from skillgraft.errors import InputError
 
@@ -34,6 +36,8 @@ def shipped(folder: str) -> Path:
 
 # What Hydra raises before a job starts: a wrong key, value, group option or command line.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # parameters stay in fp32
 
 CONF = shipped("conf")
 SWEEPS = shipped("multirun_sweeps")
@@ -250,6 +254,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("skillgraft.sweeps", lambda: SWEEPS.as_uri(), replace=True)
 
 
+def limits(entry: dataclasses.Field) -> str:
+    """Return a field's range in words, after a space."""
+    low, high = entry.metadata.get("low"), entry.metadata.get("high")
+    if low is None:
+        return ""
+    return f" at least {low}" if high is None else f" from {low} to {high}"
+
+
 def keys(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Yield every dotted key of the schema with its field."""
     hints = {f.name: f for f in dataclasses.fields(schema)}
@@ -262,23 +274,37 @@ def keys(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, data
 
 def nearest(word: str, names: list[str]) -> str:
     """Return ' Did you mean X?' for the name most like `word`, or nothing."""
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, name.casefold(), word.casefold()).ratio()
+
+    best = max(names, key=likeness, default="")  # of equals the first
+    return f" Did you mean '{best}'?" if best and likeness(best) >= 0.6 else ""
 
 
 def explain(error: BaseException) -> str:
     """Return one line for an error of composing the configuration, with the nearest right name."""
     cause = error
-    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
+    while not isinstance(cause, OmegaConfBaseException):
+        # where a file of a group is at fault, Hydra raises without naming its cause
+        within = cause.__context__ if "raised while composing" in str(cause) else None
+        if (deeper := cause.__cause__ or within) is None:
+            break
+        cause = deeper
+    if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
+        mark = cause.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: not YAML ({cause.problem})"
     first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         known = [name for name, _ in keys()]
+        file = re.match(r"In '[^']+': ", str(error))
+        where = file[0] if file else ""
         if "not in" in first:
-            return (
-                f"no key '{cause.full_key}' in the configuration.{nearest(cause.full_key, known)}"
-            )
-        return f"{cause.full_key}: {first}"
+            key = cause.full_key
+            if key in known:
+                return f"{where}{key}: every key needs its value; it cannot be removed"
+            return f"{where}no key '{key}' in the configuration.{nearest(key, known)}"
+        return f"{where}{cause.full_key}: {first}"
     if options := getattr(error, "options", None):
         asked = str(getattr(error, "missing_cfg_file", "")).rsplit("/", 1)[-1]
         return f"{first}. Options: {', '.join(options)}.{nearest(asked, list(options))}"
@@ -287,18 +313,33 @@ def explain(error: BaseException) -> str:
     return first
 
 
+def unknown(node: Any, schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key that is not in the schema: Hydra takes +KEY=VALUE without asking."""
+    known = {entry.name: globals().get(str(entry.type)) for entry in dataclasses.fields(schema)}
+    for name in node:
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif dataclasses.is_dataclass(nested := known[name]) and isinstance(nested, type):
+            yield from unknown(node[name], nested, f"{prefix}{name}.")
+
+
 def check(cfg: RunConfig) -> None:
     """Raise InputError for the first value that is missing, out of range or does not fit another."""
+    for key in unknown(cfg):
+        raise InputError(
+            f"no key '{key}' in the configuration.{nearest(key, [name for name, _ in keys()])}"
+        )
     for name, entry in keys():
         node: Any = cast(DictConfig, cfg)
         for part in name.split("."):
             if OmegaConf.is_missing(node, part):
                 raise InputError(f"{name}: no value; give one with {name}=…")
             node = node[part]
+        if isinstance(node, float) and not math.isfinite(node):
+            raise InputError(f"{name}={node}: expected a finite value{limits(entry)}")
         low, high = entry.metadata.get("low"), entry.metadata.get("high")
         if low is not None and node is not None and not (low <= node <= (high or float("inf"))):
-            limits = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise InputError(f"{name}={node}: expected a value {limits}")
+            raise InputError(f"{name}={node}: expected a value{limits(entry)}")
     check_task(cfg.task)
     if cfg.finetune.kind is Kind.linear and (
         cfg.finetune.pool is None or cfg.finetune.head_lr is None
@@ -306,10 +347,14 @@ def check(cfg: RunConfig) -> None:
         raise InputError("finetune.pool and finetune.head_lr: finetune.kind=linear needs both")
     if cfg.trainer.accelerator not in ("cpu", "gpu"):
         raise InputError(f"trainer.accelerator={cfg.trainer.accelerator}: expected cpu or gpu")
+    if cfg.trainer.precision not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={cfg.trainer.precision}: expected one of {', '.join(PRECISIONS)}"
+        )
     if cfg.graft.selector is Selector.learned:
-        if cfg.graft.match is not None:
+        if cfg.graft.match not in (None, "learned"):
             raise InputError(
-                "graft.match: the learned selector finds its own size; match a sized one"
+                f"graft.match={cfg.graft.match}: the learned selector finds its own size"
             )
         for name in ("steps", "lr", "sigmoid_bias", "batch_size", "examples", "score_every"):
             if cfg.graft[name] is None:  # type: ignore[index]
@@ -325,7 +370,7 @@ def check_task(task: TaskConfig) -> None:
         raise InputError(f"{where}: task.metric=f1 is for two labels, found {len(labels)}")
     words = verbalizer(task)
     for label, word in words.items():
-        if not isinstance(word, str):
+        if not isinstance(word, str) or not word.strip():
             raise InputError(
                 f"{where}: task.verbalizer: the word of '{label}' is {word!r}, not text: quote it"
             )
@@ -379,11 +424,12 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     A value that equals the schema's default is left out, so that a key added later, whose default
     means "as before", renames no run.
     """
-    values, hidden = {}, [name for name, e in keys() if e.metadata.get("identity") is False]
+    values, everything = {}, plain(cfg)
+    hidden = [name for name, entry in keys() if entry.metadata.get("identity") is False]
     for name, entry in keys():
         if any(name == h or name.startswith(h + ".") for h in hidden):
             continue
-        value: Any = plain(cfg)
+        value: Any = everything
         for part in name.split("."):
             value = value[part]
         if dataclasses.is_dataclass(globals().get(str(entry.type))):
@@ -401,7 +447,10 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
 def package_path(path: str, key: str, hint: str = "") -> Path:
     """Return the folder of `package:NAME/INNER` without importing the package."""
     name, _, inner = path.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):  # of the part before a dot; an empty name
+        spec = None
     if spec is None or spec.origin is None:
         raise InputError(f"{key}: the package {name} is not installed.{hint}")
     return Path(spec.origin).parent / inner

@@ -74,6 +74,8 @@ def read_jsonl(path: Path) -> Iterator[Record]:
                 raise InputError(
                     f"{where}: not JSON ({error.msg} at column {error.colno})"
                 ) from error
+            except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
+                raise InputError(f"{where}: not readable JSON ({error})") from error
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected an object, found {type(record).__name__}")
             yield where, record
@@ -123,8 +125,8 @@ def read_file(path: Path, key: str) -> list[Record]:
         raise InputError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})") from error
 
 
-def read_hub(task: TaskConfig, split: str) -> list[Record]:
-    """Return the records of one split of a data set on the Hugging Face hub."""
+def read_hub(task: TaskConfig, split: str) -> tuple[list[Record], list[str]]:
+    """Return one split of a hub data set, and what its integer labels mean by its own account."""
     hub = task.hub
     if hub.path is None:
         raise InputError(
@@ -133,14 +135,15 @@ def read_hub(task: TaskConfig, split: str) -> list[Record]:
         )
     source = getattr(hub, split)
     if source is None:
-        return []
+        return [], []
     import datasets
+    import httpx  # what huggingface-hub 1 is built on
 
     datasets.disable_progress_bars()
     where = f"{hub.path}{f' ({hub.name})' if hub.name else ''}"
     try:
         rows = datasets.load_dataset(hub.path, hub.name, split=source, revision=hub.revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"task {task.name}: cannot load {where}, split {source}, from the hub ({reason}); "
@@ -148,7 +151,9 @@ def read_hub(task: TaskConfig, split: str) -> list[Record]:
         ) from error
     records = ((f"{where}, {source}, row {n}", record) for n, record in enumerate(rows, 1))
     # −1 is the hub's own mark of a row without a label
-    return [(place, record) for place, record in records if record.get(hub.columns.label) != -1]
+    kept = [(place, record) for place, record in records if record.get(hub.columns.label) != -1]
+    own = getattr(rows.features.get(hub.columns.label), "names", None)  # of a ClassLabel
+    return kept, list(own or [])
 
 
 def folder_split(folder: Path, split: str) -> Path | None:
@@ -163,9 +168,12 @@ def folder_labels(folder: Path) -> list[str] | None:
     if not meta.is_file():
         return None
     try:
-        return list(json.loads(meta.read_text(encoding="utf-8"))["label_names"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        names = json.loads(meta.read_text(encoding="utf-8-sig"))["label_names"]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{meta}: expected an object with a list 'label_names'") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{meta}: expected an object with a list 'label_names' of names")
+    return names
 
 
 # ---------------------------------------------------------------------------------------------
@@ -174,7 +182,7 @@ def folder_labels(folder: Path) -> list[str] | None:
 
 def parse_label(value: Any, names: Sequence[str], rename: dict[str, str], where: str) -> str:
     """Return the label's name; `names` are the source's own, `rename` maps them to the task's."""
-    if isinstance(value, str) and value not in names and value.strip().isdigit():
+    if isinstance(value, str) and value not in names and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value < len(names):
@@ -197,6 +205,8 @@ def parse_text(record: dict[str, Any], column: str, where: str) -> str:
         raise InputError(f"{where}: field '{column}' is {type(text).__name__}, expected text")
     if not text.strip():
         raise InputError(f"{where}: field '{column}' is empty")
+    if re.search("[\ud800-\udfff]", text):
+        raise InputError(f"{where}: field '{column}' holds half of a surrogate pair: no text")
     return text
 
 
@@ -257,8 +267,9 @@ def load_split(
         path = folder_split(folder, split)
         records = read_file(path, "data_dir") if path else []
     else:
-        columns, names = task.hub.columns, list(task.hub.labels) or names
-        records = read_hub(task, split)
+        columns = task.hub.columns
+        records, own = read_hub(task, split)
+        names = list(task.hub.labels) or own or names
     return parse_rows(records, task, columns, names, labels, rename)
 
 
@@ -293,7 +304,7 @@ def split_train(
     With `shots`: that many a class for training, and as many from the validation split, or from the
     training rows left over. Without: all rows, 95 % / 5 % where there is no validation split.
     """
-    classes, notes = len(task.labels), []
+    classes, notes = len(task.labels), list[str]()
     if shots is None:
         order = np.random.default_rng(derive(seed, "data", "split")).permutation(len(train))
         if validation:

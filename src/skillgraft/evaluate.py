@@ -48,7 +48,6 @@ def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) ->
     from torchmetrics.functional.classification import (
         binary_f1_score,
         multiclass_calibration_error,
-        multiclass_matthews_corrcoef,
     )
 
     probs, truth = torch.from_numpy(probabilities).double(), torch.tensor(labels)
@@ -57,13 +56,27 @@ def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) ->
     if metric is Metric.f1:
         out["f1"] = binary_f1_score(predicted, truth).item()
     elif metric is Metric.matthews:
-        out["matthews"] = multiclass_matthews_corrcoef(predicted, truth, classes).item()
-    out["ece"] = multiclass_calibration_error(probs, truth, classes, n_bins=BINS).item()
+        out["matthews"] = matthews(predicted, truth, classes)
+    # torchmetrics puts a confidence of exactly 1 into a sixteenth bin: the largest float below it
+    # stays in the fifteenth.
+    sure = probs.clamp_max(1 - 1e-7)
+    out["ece"] = multiclass_calibration_error(sure, truth, classes, n_bins=BINS).item()
     at_truth = probs[torch.arange(len(truth)), truth].clamp_min(1e-12)
     out["nll"] = -at_truth.log().mean().item()
     target = torch.nn.functional.one_hot(truth, classes)
     out["brier"] = (probs - target).square().sum(1).mean().item()
     return {name: finite(value) for name, value in out.items()}
+
+
+def matthews(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> float:
+    """Return the correlation of labels and predictions over K classes, 0 where either is constant.
+
+    As scikit-learn, and so GLUE's CoLA; torchmetrics gives other numbers for a constant prediction.
+    """
+    said, true = (torch.bincount(x, minlength=classes).double() for x in (predicted, truth))
+    n, right = len(truth), float((predicted == truth).sum())
+    below = (n * n - said @ said) * (n * n - true @ true)
+    return float((right * n - said @ true) / below.sqrt()) if below > 0 else 0.0
 
 
 def finite(value: float | None) -> float | None:
@@ -78,7 +91,12 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 def relative_gain(graft: float | None, before: float | None, after: float | None) -> float | None:
     """Return (P_γ − P_0)/(P_1 − P_0), or None where |P_1 − P_0| < 0.01."""
-    if graft is None or before is None or after is None or abs(after - before) < GAIN_FLOOR:
+    if (
+        graft is None
+        or before is None
+        or after is None
+        or round(abs(after - before), 9) < GAIN_FLOOR
+    ):
         return None
     return (graft - before) / (after - before)
 
@@ -105,7 +123,10 @@ def compare(
 
 def reliability(probabilities: np.ndarray, labels: Sequence[int]) -> pd.DataFrame:
     """Return a row a bin of the top probability: `confidence`, `accuracy`, `count`; empty bins left out."""
-    top, hit = probabilities.max(1), probabilities.argmax(1) == np.asarray(labels)
+    top, hit = (
+        probabilities.max(1).astype(np.float64),
+        probabilities.argmax(1) == np.asarray(labels),
+    )
     edges = np.linspace(0, 1, BINS + 1)
     frame = pd.DataFrame({"bin": np.digitize(top, edges[1:-1], right=True), "top": top, "hit": hit})
     return frame.groupby("bin").agg(

@@ -66,6 +66,7 @@ class Progress:
     best_step: int = -1
     best_score: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # since the last row of the history
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:
@@ -89,13 +90,13 @@ class FineTuning(pl.LightningModule):
         self.classifier, self.cfg, self.validation, self.pad = classifier, cfg, validation, pad
         self.folder, self.note = folder, log
         self.progress = Progress()
-        self.losses: list[float] = []
+        self.losses: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD or AdamW over graftable parameters and head; no decay on vectors (as LM-BFF)."""
         self.named = {n: p for n, p in self.classifier.named_parameters() if p.requires_grad}
-        optimizer = make_optimizer(self.cfg.finetune, self.named)
+        optimizer = self.optimizer = make_optimizer(self.cfg.finetune, self.named)
         for key, tensor in self.moments.items():
             kind, _, name = key.partition("/")
             optimizer.state[self.named[name]][kind] = tensor
@@ -110,7 +111,7 @@ class FineTuning(pl.LightningModule):
         step = self.progress.step
         torch.manual_seed(derive(self.cfg.seed, "dropout", step))
         share = factor(self.cfg.finetune.schedule, step, self.cfg.finetune.steps)
-        for group in self.optimizers().param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -154,11 +155,11 @@ class FineTuning(pl.LightningModule):
     def save(self) -> None:
         """Write weights, optimiser state and progress: what a resumed run needs, whole or not at all."""
         state = {f"weights/{name}": t for name, t in self.classifier.trained().items()}
-        optimizer = self.optimizers().optimizer
         for name, parameter in self.named.items():
-            for kind, tensor in optimizer.state[parameter].items():
+            for kind, tensor in self.optimizer.state[parameter].items():
                 if isinstance(tensor, Tensor):
                     state[f"optimizer/{kind}/{name}"] = tensor
+        self.progress.losses = [loss.item() for loss in self.losses]
         write_tensors(self.folder / "resume.safetensors", state, vars(self.progress))
 
     def resume(self) -> None:
@@ -168,6 +169,8 @@ class FineTuning(pl.LightningModule):
             return
         with safe_open(path, framework="pt") as file:
             self.progress = Progress(**json.loads(file.metadata()["progress"]))
+        device = next(self.classifier.parameters()).device
+        self.losses = [torch.tensor(loss, device=device) for loss in self.progress.losses]
         tensors = load_file(path)
         prefix = "weights/"
         self.classifier.restore(
@@ -185,9 +188,9 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
     """Return the optimiser, with one group for matrices, one for vectors, one for a new head."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        head = name.startswith("head.") and cfg.head_lr is not None
+        lr = cfg.head_lr if name.startswith("head.") and cfg.head_lr is not None else cfg.lr
         decay = cfg.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((cfg.head_lr if head else cfg.lr, decay), []).append(parameter)
+        groups.setdefault((lr, decay), []).append(parameter)
     options = [
         {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
         for (lr, decay), parameters in groups.items()

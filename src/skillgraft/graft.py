@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -22,9 +23,9 @@ from skillgraft.region import Layout
 M = TypeVar("M", bound=nn.Module)
 FORMAT = 1  # of the file; a reader refuses a newer one
 MODULES = {  # kinds of module in a transformer block, by name (method: section 3, `module`)
-    "query": r"(query|q_lin|q_proj|query_proj)\.",
+    "query": r"(query|q_lin|q_proj|query_proj)\.|\.q_bias$",
     "key": r"(key|k_lin|k_proj|key_proj)\.",
-    "value": r"(value|v_lin|v_proj|value_proj)\.",
+    "value": r"(value|v_lin|v_proj|value_proj)\.|\.v_bias$",
     "LayerNorm": r"(LayerNorm|layer_norm)\.",
     "attention output": r"attention\.(output\.dense|out_lin|out_proj)\.",
     "MLP in": r"(intermediate\.dense|lin1|fc1)\.",
@@ -120,7 +121,8 @@ class Graft:
     def overlap(self, other: Graft) -> dict[str, float | None]:
         """Return `iou`, `a_in_b`, `b_in_a` and `chance` of two regions of one base model."""
         self._same_base(other)
-        return region.overlap(self.region(), other.region(), self.graftable)
+        theirs = self.layout.join(other.indices)  # in this graft's order of tensors
+        return region.overlap(self.region(), theirs, self.graftable)
 
     def iou(self, other: Graft) -> float:
         """Return |A∩B| / |A∪B|; two empty regions have 0."""
@@ -169,7 +171,9 @@ class Graft:
                 continue
             mine = torch.isin(theirs, index, assume_unique=True)
             merged = value.clone()
-            merged[shared] = (value[shared] + other.values[name][mine]) / 2
+            # in float64, where the sum of two large fp16 values is finite
+            total = value[shared].double() + other.values[name][mine].double()
+            merged[shared] = (total / 2).to(value.dtype)
             joined, order = torch.cat([index, theirs[~mine]]).sort()
             indices[name] = joined
             values[name] = torch.cat([merged, other.values[name][~mine]])[order]
@@ -192,9 +196,8 @@ class Graft:
         The stored pre-trained values are compared, not the whole model. Raises GraftError.
         """
         for name, parameter in self._targets(model).items():
-            parameter.data.put_(
-                self.indices[name].to(parameter.device), self.values[name].to(parameter)
-            )
+            index = self.indices[name].to(parameter.device)
+            region.write_at(parameter.data, index, self.values[name].to(parameter))
         return model
 
     @contextmanager
@@ -206,24 +209,16 @@ class Graft:
             yield self.apply(model)
         finally:
             for name, parameter in targets.items():
-                parameter.data.put_(self.indices[name].to(parameter.device), before[name])
+                index = self.indices[name].to(parameter.device)
+                region.write_at(parameter.data, index, before[name])
 
     def _targets(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return the model's parameter for each tensor of the region, after every check."""
-        found: dict[str, list[nn.Parameter]] = {}
-        wanted = {name for name, index in self.indices.items() if index.numel()}
-        for full, parameter in model.named_parameters():
-            parts = full.split(".")
-            for start in range(len(parts)):
-                if (name := ".".join(parts[start:])) in wanted:
-                    found.setdefault(name, []).append(parameter)
-        if missing := region.missing_names(wanted, found):
-            raise GraftError(f"the model has no parameter {missing[0]} (base {self.describe()})")
+        wanted = sorted(name for name, index in self.indices.items() if index.numel())
+        found = self._matches(wanted, dict(model.named_parameters()))
         targets = {}
-        for name in sorted(wanted):
-            if len(found[name]) > 1:
-                raise GraftError(f"the model has {len(found[name])} parameters that end in {name}")
-            parameter = found[name][0]
+        for name in wanted:
+            parameter = found[name]
             if tuple(parameter.shape) != tuple(self.shapes[name]):
                 raise GraftError(
                     f"{name}: the model's shape is {tuple(parameter.shape)}, "
@@ -236,6 +231,41 @@ class Graft:
                 )
             targets[name] = parameter
         return targets
+
+    def _matches(
+        self, wanted: list[str], parameters: dict[str, nn.Parameter]
+    ) -> dict[str, nn.Parameter]:
+        """Return the parameter of each wanted name: all of them behind one and the same prefix.
+
+        The model may have a prefix that the graft lacks (a wrapper, an LM class) or lack the one
+        that the graft has (a graft learned on the LM class, applied to the encoder). Names may end
+        in each other, so all the graft's names decide between prefixes, not only the wanted.
+        """
+        shared = {name.partition(".")[0] for name in self.shapes}
+        dropped = f"{shared.pop()}." if len(shared) == 1 else ""
+        for drop in dict.fromkeys(["", dropped]):
+            short = {name: name.removeprefix(drop) for name in self.shapes}
+            ends = short[wanted[0]] if wanted else ""
+            prefixes = [
+                full.removesuffix(ends) for full in parameters if ends and full.endswith(ends)
+            ]
+            prefixes = [
+                prefix
+                for prefix in prefixes
+                if prefix[-1:] in ("", ".") and all(prefix + short[n] in parameters for n in wanted)
+            ]
+            whole = [p for p in prefixes if all(p + s in parameters for s in short.values())]
+            best = [p for p in whole if not p] or whole or prefixes
+            if len(best) > 1:
+                raise GraftError(f"the graft fits the model in {len(best)} places: {best}")
+            if best:
+                return {name: parameters[best[0] + short[name]] for name in wanted}
+        for name in wanted:
+            if not any(f".{full}".endswith(f".{name}") for full in parameters):
+                raise GraftError(f"the model has no parameter {name} (base {self.describe()})")
+        if wanted:
+            raise GraftError(f"the model lacks some of the graft's names (base {self.describe()})")
+        return {}
 
     # -------------------------------------------------------------------------------- the file
 
@@ -258,8 +288,10 @@ class Graft:
             "meta": dict(self.meta),
             "size": self.size,
             "graftable": self.graftable,
-            "digest": region.digest(tensors),
+            # of the tensors that have no entry and so are not in the file
+            "dtype": str(next(iter(self.values.values()), torch.empty(0)).dtype),
         }
+        header["digest"] = digest_of(header, tensors)
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(path.name + ".partial")
         scratch.write_bytes(save(tensors, {"skillgraft": json.dumps(header)}))
@@ -278,31 +310,32 @@ class Graft:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, json.JSONDecodeError, OSError) as error:
             raise GraftError(f"{path}: not a whole safetensors file ({error})") from error
-        if header is None:
+        if not isinstance(header, dict) or not isinstance(header.get("format"), int):
             raise GraftError(f"{path}: a safetensors file, but no graft")
-        if header.get("format", 0) > FORMAT:
+        if header["format"] > FORMAT:
             raise GraftError(f"{path}: format {header['format']} is newer than this version reads")
-        if region.digest(tensors) != header["digest"]:
+        if header.pop("digest", None) != digest_of(header, tensors):
             raise GraftError(f"{path}: its content does not match its digest: the file was altered")
         shapes = {name: tuple(shape) for name, shape in header["shapes"]}
-        empty = {"indices": torch.empty(0, dtype=torch.int64), "values": torch.empty(0)}
+        empty = torch.empty(0, dtype=getattr(torch, header["dtype"].removeprefix("torch.")))
+        none = {"indices": torch.empty(0, dtype=torch.int32)}
 
         def named(kind: str) -> dict[str, Tensor]:
-            fallback = empty.get(kind, empty["values"])
-            return {name: tensors.get(f"{kind}/{name}", fallback) for name in shapes}
+            return {n: tensors.get(f"{kind}/{n}", none.get(kind, empty)) for n in shapes}
 
         indices = {name: index.long() for name, index in named("indices").items()}
+        values, pretrained = named("values"), named("pretrained")
         check_indices(indices, shapes, path)
+        for name, index in indices.items():
+            if not index.shape == values[name].shape == pretrained[name].shape:
+                raise GraftError(f"{path}: {name}: not as many values as indices")
         head = {n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")}
-        return cls(
-            indices,
-            named("values"),
-            named("pretrained"),
-            shapes,
-            header["base"],
-            header["meta"],
-            head,
-        )
+        return cls(indices, values, pretrained, shapes, header["base"], header["meta"], head)
+
+
+def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a graft file's header (less its digest) and tensors."""
+    return hashlib.sha256((json.dumps(header) + region.digest(tensors)).encode()).hexdigest()
 
 
 def check_indices(indices: Mapping[str, Tensor], shapes: Mapping[str, tuple], path: Path) -> None:

@@ -64,7 +64,7 @@ class MaskSGD(torch.optim.Optimizer):
         self.relaxed = relaxed
         super().__init__(list(relaxed.parameters.values()), {"lr": lr})
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Update the scores and rebuild the grafted weights."""
         loss = closure() if closure is not None else None
         self.relaxed.step(self.param_groups[0]["lr"])

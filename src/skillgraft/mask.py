@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from skillgraft import region
-from skillgraft.seeds import derive
 from skillgraft.graft import Graft
 from skillgraft.region import Layout
+from skillgraft.seeds import derive
 
 
 class RelaxedGraft:
@@ -99,12 +99,13 @@ class RelaxedGraft:
         try:
             for name, parameter in self.parameters.items():
                 data = self.before[name][0]
-                data.put_(indices[name], self.finetuned[name].to(data).take(indices[name]))
+                values = self.finetuned[name].to(data).take(indices[name])
+                region.write_at(data, indices[name], values)
                 parameter.data = data
             yield
         finally:
             for name, parameter in self.parameters.items():
-                self.before[name][0].put_(indices[name], saved[name])
+                region.write_at(self.before[name][0], indices[name], saved[name])
                 parameter.data = views[name]
 
     def close(self) -> None:
@@ -151,7 +152,7 @@ class Best:
 
     def offer(self, step: int, score: float, chosen: Tensor) -> bool:
         """Keep a candidate where it is strictly better, and return whether it was."""
-        if score <= self.score:
+        if self.step >= 0 and score <= self.score:
             return False
         self.step, self.score, self.region = step, score, chosen.clone()
         return True
@@ -313,9 +314,10 @@ def graftable_pair(
     }
     if len(kinds) > 1:
         raise ValueError(f"graftable parameters of several dtypes or devices: {sorted(kinds)}")
-    for name in chosen:
-        if not torch.isfinite(theirs[name]).all():
-            raise ValueError(f"finetuned: {name} has a value that is not finite")
+    for argument, tensors in (("pretrained", chosen), ("finetuned", theirs)):
+        for name in chosen:
+            if not torch.isfinite(tensors[name]).all():
+                raise ValueError(f"{argument}: {name} has a value that is not finite")
     return chosen, {name: theirs[name].detach() for name in chosen}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from skillgraft.config import Kind, ModelConfig, Pool, RunConfig
-from skillgraft.seeds import derive
+from skillgraft.checkpoint import tokenizer_files
+from skillgraft.config import Kind, Pool, RunConfig
 from skillgraft.errors import InputError
 from skillgraft.prompt import Batch, words_to_ids
+from skillgraft.seeds import derive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +36,10 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.head, self.pool, self.norm = model, head, pool, norm
-        patterns = [re.compile(pattern) for pattern in graftable]
+        try:
+            patterns = [re.compile(pattern) for pattern in graftable]
+        except re.error as error:
+            raise InputError(f"model.graftable: not a regular expression ({error})") from error
         prefix = f"{model.base_model_prefix}."
         # Graft files name parameters without the base model's prefix: one file fits every class.
         self.graftable = {
@@ -46,7 +51,8 @@ class Classifier(nn.Module):
             parameter.requires_grad_(False)
         for parameter in self.graftable.values():
             parameter.requires_grad_(True)
-        self.types = "token_type_ids" in model.forward.__code__.co_varnames
+        # by signature: transformers wraps forward, and a wrapper has other names
+        self.types = "token_type_ids" in inspect.signature(model.forward).parameters
         if words is not None:
             self.register_buffer("words", torch.tensor(words), persistent=False)
             self._position: Tensor | None = None
@@ -96,10 +102,12 @@ class Classifier(nn.Module):
                 target.copy_(tensors[name])
 
 
-def load_tokenizer(cfg: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model's folder."""
     from transformers import AutoTokenizer
 
+    if not tokenizer_files(folder):
+        raise InputError(f"model.path={folder}: no tokenizer (no tokenizer.json or the like)")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -110,6 +118,7 @@ def load_tokenizer(cfg: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
 
 def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Classifier:
     """Return the pre-trained model as a classifier, in fp32 and in evaluation mode."""
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoModelForMaskedLM
     from transformers.utils import logging
 
@@ -126,8 +135,12 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"model.path={folder}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        key = f"model.path={folder}"
+        if re.search("attn_implementation|attention implementation|FlashAttention", reason):
+            key = f"model.attention={cfg.model.attention} (eager fits every model): {key}"
+        raise InputError(f"{key}: {reason}") from error
     check_missing(cfg, info["missing_keys"])
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # never read here, and often not in the checkpoint

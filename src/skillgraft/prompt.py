@@ -43,7 +43,8 @@ class Encoder:
         if self.template is None:
             return [self._plain(row) for row in rows]
         pieces = parse_template(self.template)
-        literals = [self._literal(kind, text) for kind, text in pieces]
+        before = ["", *(kind for kind, _ in pieces)]
+        literals = [self._literal(*piece, before[i]) for i, piece in enumerate(pieces)]
         return [self._prompt(row, pieces, literals) for row in rows]
 
     def _tokens(self, text: str) -> list[int]:
@@ -51,11 +52,18 @@ class Encoder:
             "input_ids"
         ]
 
-    def _literal(self, kind: str, text: str) -> list[int]:
+    def _literal(self, kind: str, text: str, before: str) -> list[int]:
         """Return the ids of a fixed part of the template; none for a slot of the row."""
         if kind == "mask":
             return [self.tokenizer.mask_token_id]
-        return self._tokens(text) if kind == "literal" else []
+        if kind != "literal":
+            return []
+        if before not in ("", "mask"):  # DeBERTa puts a space before a first word
+            start = self._tokens("a")
+            whole = self._tokens(f"a{text}")
+            if whole[: len(start)] == start:
+                return whole[len(start) :]
+        return self._tokens(text)
 
     def _prompt(
         self, row: Row, pieces: list[tuple[str, str]], literals: list[list[int]]
@@ -75,7 +83,8 @@ class Encoder:
         ids.append(sep)
         if ids.count(self.tokenizer.mask_token_id) != 1:
             raise InputError(
-                f"a text contains the mask token {self.tokenizer.mask_token}: {row.text!r}"
+                f"a text contains the mask token {self.tokenizer.mask_token}: "
+                + " and ".join(repr(text) for text in row[:2] if text is not None)
             )
         return Encoded(ids, [0] * len(ids), ids.index(self.tokenizer.mask_token_id), row.label)
 
@@ -143,7 +152,7 @@ def words_to_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> list[i
     ids = []
     for label, word in verbalizer(task).items():
         tokens = tokenizer(" " + word.strip(), add_special_tokens=False)["input_ids"]
-        if len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
+        if not word.strip() or len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
             pieces = tokenizer.convert_ids_to_tokens(tokens)
             raise InputError(
                 f"task {task.name}: task.verbalizer: '{word}' (label '{label}') is not one token of "

@@ -49,8 +49,8 @@ class Layout:
         """Return, by name, the tensor's own flat indices of sorted indices into the whole vector."""
         ends = list(accumulate(self.sizes))
         cuts = torch.searchsorted(indices, torch.tensor(ends, device=indices.device)).tolist()
-        starts = [0, *cuts[:-1]]
-        offsets = [0, *ends[:-1]]
+        starts = [0, *cuts][: len(cuts)]
+        offsets = [0, *ends][: len(ends)]
         return {
             name: indices[start:cut] - offset
             for name, start, cut, offset in zip(self.shapes, starts, cuts, offsets, strict=True)
@@ -92,6 +92,17 @@ def at_random(total: int, count: int, seed: int) -> Tensor:
     """Return `count` sorted indices below `total`, uniform without replacement."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(total, generator=generator)[:count].sort().values
+
+
+def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
+    """Write values at flat indices, in place, whatever the strides.
+
+    Not `put_`, which torch.use_deterministic_algorithms forbids.
+    """
+    if tensor.is_contiguous():
+        tensor.view(-1)[indices] = values
+    else:
+        tensor[torch.unravel_index(indices, tensor.shape)] = values
 
 
 def relax(scores: Tensor, base: Tensor, bias: float) -> Tensor:

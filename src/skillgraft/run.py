@@ -53,8 +53,8 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     `folders` are the configuration folders, in which OOD tasks are looked up; `job` is Hydra's
     folder of this job. Raises InputError for bad input before any training starts.
     """
-    cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.check(cfg)
+    cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.expand(cfg, list(folders))
     store.absolute_paths(cfg)
     rows = data.load(cfg)
@@ -133,7 +133,7 @@ class Making:
         if gpu and not torch.cuda.is_available():
             raise config.InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
         folder = checkpoint.locate(cfg.model)
-        tokenizer = model.load_tokenizer(cfg.model, folder)
+        tokenizer = model.load_tokenizer(folder)
         self.classifier: Classifier = model.load_model(cfg, folder, tokenizer)
         self.pad = tokenizer.pad_token_id or 0
         encoder = prompt.make_encoder(cfg, tokenizer, model.longest_input(self.classifier))

@@ -74,10 +74,11 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
 def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
     """Return the size that `graft.match` names: that of a run by folder, id, or selector.
 
-    A selector's name means the whole run in the store that differs in the selector only.
+    A selector's name means the whole run in the store that differs in the selector only; a run
+    matches itself, so that one sweep can give `graft.match=learned` to all its selectors.
     """
     match, store = cfg.graft.match, Store(cfg.store)
-    if match is None:
+    if match is None or match == cfg.graft.selector.value:
         return None
     if match not in Selector.__members__:
         folder = next((f for f in (Path(match), store.root / match) if is_whole(f)), None)
@@ -190,7 +191,7 @@ def verify(folder: Path) -> list[str]:
 
 
 def absolute_paths(cfg: RunConfig) -> None:
-    """Make every path of the configuration absolute, so that it means the same from any directory."""
+    """Make every path of the configuration absolute: it then means the same from anywhere."""
     cfg.store = os.path.abspath(os.path.expanduser(cfg.store))  # noqa: PTH100, PTH111
     for node, name in (
         (cfg, "data_dir"),

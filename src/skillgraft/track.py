@@ -1,4 +1,4 @@
-"""Weights & Biases: every run's curves, metrics, figures and graft. The only module that imports wandb."""
+"""Weights & Biases: a run's curves, metrics, figures and graft. Nothing else imports wandb."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Tracker:
 
 @contextmanager
 def own_folders(folder: Path) -> Iterator[None]:
-    """Keep W&B's data and caches inside a run: an offline artifact is else staged in the user's home."""
+    """Keep W&B's data and caches inside a run: else an offline artifact is staged in the home."""
     names = {
         "WANDB_DATA_DIR": folder / "data",
         "WANDB_CACHE_DIR": folder / "cache",
@@ -100,7 +100,7 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
             tags=[cfg.task.name, cfg.model.name, cfg.graft.selector.value, *cfg.logger.tags],
             config=config,
             dir=str(folder),
-            mode=cfg.logger.mode.value,
+            mode="online" if cfg.logger.mode is Mode.online else "offline",
             reinit="create_new",
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True
@@ -116,5 +116,5 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
             raise
         run.finish()
     shutil.rmtree(place / "cache", ignore_errors=True)
-    for link in (path for path in place.iterdir() if path.is_symlink()):
+    for link in [path for path in place.rglob("*") if path.is_symlink()]:
         link.unlink()  # they point to where the run was made, not to where it will be

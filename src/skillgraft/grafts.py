@@ -1,0 +1,127 @@
+"""`grafts`: look at what `skillgraft` left behind. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skillgraft import store
+from skillgraft.errors import InputError
+from skillgraft.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+# The columns of `table`: the names of metrics.json joined by '/'.
+COLUMNS = (
+    "pretrained/test/accuracy", "finetuned/test/accuracy", "graft/test/accuracy",
+    "pretrained/test/ece", "finetuned/test/ece", "graft/test/ece",
+    "graft/test/agreement", "graft/test/relative_gain", "region/size",
+)  # fmt: skip
+
+
+def metrics_of(place: Store) -> pd.DataFrame:
+    """Return a row a whole run, or end with an error where there is none."""
+    from skillgraft import compare
+
+    frame = compare.collect(place)
+    if frame.empty:
+        fail(f"{place.root}: no whole run in it")
+    return frame
+
+
+def fail(message: str) -> None:
+    """Print one line to the standard error and exit with code 1."""
+    typer.echo(f"grafts: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
+    """Print a table as Markdown or as JSON records."""
+    if as_json:
+        typer.echo(frame.to_json(orient="records", indent=1))
+    else:
+        typer.echo(frame.to_markdown(index=False))
+
+
+@app.command("list")
+def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
+    """List every whole run with its test metrics.  Example: grafts list runs"""
+    names = ["task", "model", "selector", "sparsity", "seed"]
+    frame = metrics_of(Store(root))
+    chosen = [c for c in COLUMNS if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))]
+    table = frame[["id", *names, *chosen]].sort_values(names).drop(columns=[] if as_json else names)
+    echo_table(table, as_json)
+
+
+@app.command()
+def table(
+    root: Root = Path("runs"),
+    columns: Annotated[
+        str, typer.Option(help="Metrics to show: names of metrics.json, joined by '/', by commas.")
+    ] = ",".join(COLUMNS),
+    as_json: AsJson = False,
+) -> None:
+    """Mean ± standard deviation over seeds, and n, a row a setting.  Example: grafts table runs"""
+    from skillgraft import compare
+
+    frame, names = metrics_of(Store(root)), columns.split(",")
+    if unknown := [name for name in names if name not in frame.columns]:
+        fail(f"--columns: no metric {unknown[0]} in {root}")
+    echo_table(compare.over_seeds(frame, names), as_json)
+
+
+@app.command()
+def show(path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")]) -> None:
+    """Show one graft: base model, size, and its share by layer and module kind.
+
+    Example: grafts show runs/toy_film-…/graft.safetensors
+    """
+    from skillgraft.graft import Graft
+
+    file = path / "graft.safetensors" if path.is_dir() else path
+    try:
+        graft = Graft.load(file)
+    except InputError as error:
+        return fail(str(error))
+    record: dict[str, Any] = {
+        **graft.meta,
+        "base": graft.base,
+        "size": graft.size,
+        "graftable": graft.graftable,
+        "sparsity": graft.sparsity,
+        "layer": graft.by_layer(),
+        "module": graft.by_module(),
+    }
+    return typer.echo(json.dumps(record, indent=1))
+
+
+@app.command()
+def verify(path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")]) -> None:
+    """Check every checksum; exit code 1 where something is missing or altered.
+
+    Example: grafts verify runs/toy_film-…
+    """
+    from skillgraft.graft import Graft
+
+    wrong = store.verify(path) if path.is_dir() else []
+    try:
+        Graft.load(path / "graft.safetensors" if path.is_dir() else path)
+    except InputError as error:
+        wrong.append(str(error))
+    for line in wrong:
+        typer.echo(line, err=True)
+    if wrong:
+        raise typer.Exit(1)
+    typer.echo(f"{path}: whole")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,54 @@
+"""Runs made small: composing the configuration in process, and calling the installed command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+from hydra import compose, initialize_config_dir
+
+from skillgraft import config
+from skillgraft.config import RunConfig
+
+# A run of a few seconds: the embedded model, few steps, little data.
+SMALL = (
+    "shots=8",
+    "threads=1",
+    "finetune.steps=20",
+    "finetune.evaluate_every=10",
+    "graft.steps=4",
+    "graft.examples=16",
+    "graft.score_every=2",
+    "task.test_rows=50",
+)
+SIZED = tuple(o for o in SMALL if not o.startswith("graft."))  # for selectors without steps
+
+
+def composed(*overrides: str) -> RunConfig:
+    """Return the configuration that the command line would compose."""
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return cast(RunConfig, compose("run", overrides=list(overrides)))
+
+
+def make(store: Path, *overrides: str) -> Path:
+    """Make a run in this process and return its folder."""
+    from skillgraft.run import run
+
+    return run(composed(f"store={store}", *overrides), [config.CONF])
+
+
+def command(*arguments: str, cwd: Path, program: str = "skillgraft") -> subprocess.CompletedProcess:
+    """Call an installed command and return what it printed."""
+    return subprocess.run(
+        [str(Path(sys.executable).parent / program), *arguments],
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

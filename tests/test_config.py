@@ -1,0 +1,655 @@
+"""The configuration: what is refused and how, the task table, the identity, and the command."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+import yaml
+from omegaconf import OmegaConf
+from runs import command
+
+from skillgraft import config
+from skillgraft.config import RunConfig, keys
+from skillgraft.errors import InputError
+
+FILES = sorted(config.CONF.rglob("*.yaml"))
+TASKS = sorted(file.stem for file in (config.CONF / "task").glob("*.yaml"))
+KEYS = [name for name, _ in keys()]
+LEAVES = [name for name in KEYS if not any(other.startswith(f"{name}.") for other in KEYS)]
+
+
+@functools.cache
+def _composed(*overrides: str) -> RunConfig:
+    return runs.composed(*overrides)
+
+
+def composed(*overrides: str) -> RunConfig:
+    """Return a configuration of one's own; each is composed once."""
+    return copy.deepcopy(_composed(*overrides))
+
+
+def refused(*overrides: str, folders: tuple[Path, ...] = (config.CONF,)) -> str:
+    """Return the line that the command would print for overrides that it must refuse."""
+
+    def settle() -> None:
+        cfg = composed(*overrides)
+        config.check(cfg)
+        config.expand(cfg, list(folders))
+
+    with pytest.raises((InputError, *config.COMPOSITION_ERRORS)) as error:
+        settle()
+    line = config.explain(error.value)
+    assert "\n" not in line
+    return line
+
+
+# ------------------------------------------------------------------------------- wrong keys
+
+
+def misspelt(name: str) -> str:
+    """Swap two letters of a key's last part: 'sparsity' becomes 'spasrity'."""
+    *groups, leaf = name.split(".")
+    if len(leaf) < 4:
+        return ".".join([*groups, f"{leaf}e"])
+    middle = next(i for i in range(len(leaf) // 2, len(leaf) - 1) if leaf[i] != leaf[i + 1])
+    swapped = leaf[:middle] + leaf[middle + 1] + leaf[middle] + leaf[middle + 2 :]
+    return ".".join([*groups, swapped])
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_key_misspelt(name: str) -> None:
+    wrong = misspelt(name)
+    assert wrong not in KEYS
+    line = refused(f"{wrong}=1")
+    assert f"'{wrong}'" in line
+    assert f"Did you mean '{name}'?" in line
+
+
+@pytest.mark.parametrize("key", ["foo", "finetune.foo", "task.hub.foo", "trainer.max_steps"])
+@pytest.mark.parametrize("sign", ["+", "++"])
+def test_no_key_can_be_added(sign: str, key: str) -> None:
+    """An unknown key is an error even where Hydra would take it: it would change nothing."""
+    assert f"'{key}'" in refused(f"{sign}{key}=1")
+
+
+@pytest.mark.parametrize("key", ["seed", "task.metric", "finetune.lr"])
+def test_no_key_can_be_removed(key: str) -> None:
+    line = refused(f"~{key}")
+    assert f"{key}" in line
+    assert "Did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("task=sst3", "sst2"),
+        ("task=toyfilm", "toy_film"),
+        ("task=QNLI", "qnli"),
+        ("model=roberta-base", "roberta_base"),
+        ("model=bert", "bert_base"),
+        ("finetune=promt", "prompt"),
+        ("graft=lerned", "learned"),
+        ("trainer=cpus", "cpu"),
+        ("logger=wandb-offline", "wandb_offline"),
+    ],
+)
+def test_unknown_options(override: str, nearest: str) -> None:
+    line = refused(override)
+    group, option = override.split("=")
+    assert f"{group}/{option}" in line
+    assert f"Did you mean '{nearest}'?" in line
+    options = (file.stem for file in (config.CONF / group).glob("*.yaml"))
+    assert all(option in line for option in options)
+
+
+def test_a_name_like_none_suggests_nothing() -> None:
+    assert "Did you mean" not in refused("task=zzzzzz")
+    assert "Did you mean" not in refused("zzzzzz=1")
+
+
+# ------------------------------------------------------------------------------- wrong values
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sparsity=-0.1", ["sparsity=-0.1", "from 0 to 1"]),
+        ("sparsity=1.5", ["sparsity=1.5", "from 0 to 1"]),
+        ("sparsity=nan", ["sparsity=nan", "from 0 to 1"]),
+        ("sparsity=inf", ["sparsity=inf", "from 0 to 1"]),
+        ("seed=-1", ["seed=-1", "at least 0"]),
+        ("shots=0", ["shots=0", "at least 1"]),
+        ("threads=0", ["threads=0", "at least 1"]),
+        ("task.max_length=7", ["task.max_length=7", "at least 8"]),
+        ("task.test_rows=0", ["task.test_rows=0", "at least 1"]),
+        ("finetune.steps=-1", ["finetune.steps=-1", "at least 0"]),
+        ("finetune.lr=-1e-3", ["finetune.lr=-0.001", "at least 0"]),
+        ("finetune.lr=nan", ["finetune.lr=nan"]),
+        ("finetune.lr=inf", ["finetune.lr=inf"]),
+        ("finetune.head_lr=-1", ["finetune.head_lr=-1", "at least 0"]),
+        ("finetune.norm=-1", ["finetune.norm=-1", "at least 0"]),
+        ("finetune.batch_size=0", ["finetune.batch_size=0", "at least 1"]),
+        ("finetune.weight_decay=-1", ["finetune.weight_decay=-1", "at least 0"]),
+        ("finetune.clip=-1", ["finetune.clip=-1", "at least 0"]),
+        ("finetune.evaluate_every=0", ["finetune.evaluate_every=0", "at least 1"]),
+        ("graft.steps=-1", ["graft.steps=-1", "at least 0"]),
+        ("graft.lr=-1", ["graft.lr=-1", "at least 0"]),
+        ("graft.lr=inf", ["graft.lr=inf"]),
+        ("graft.sigmoid_bias=nan", ["graft.sigmoid_bias=nan"]),
+        ("graft.batch_size=0", ["graft.batch_size=0", "at least 1"]),
+        ("graft.examples=0", ["graft.examples=0", "at least 1"]),
+        ("graft.score_every=0", ["graft.score_every=0", "at least 1"]),
+        ("graft.score_rows=0", ["graft.score_rows=0", "at least 1"]),
+        ("trainer.evaluation_batch_size=0", ["trainer.evaluation_batch_size=0", "at least 1"]),
+        ("trainer.accelerator=tpu", ["trainer.accelerator=tpu", "cpu or gpu"]),
+        ("trainer.precision=33", ["trainer.precision=33", "32-true"]),
+    ],
+)
+def test_out_of_range(override: str, expected: list[str]) -> None:
+    key, _, value = override.partition("=")
+    cfg = composed()
+    OmegaConf.update(cfg, key, value)
+    with pytest.raises(InputError) as error:
+        config.check(cfg)
+    line = str(error.value)
+    assert all(part in line for part in expected), line
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=abc", ["seed", "'abc'", "Integer"]),
+        ("seed=1.5", ["seed", "1.5", "Integer"]),
+        ("seed=null", ["seed", "not Optional"]),
+        ("sparsity=small", ["sparsity", "'small'", "Float"]),
+        ("sparsity=[1]", ["sparsity"]),
+        ("force=maybe", ["force", "'maybe'", "bool"]),
+        ("finetune.lr=fast", ["finetune.lr", "'fast'", "Float"]),
+        ("task.labels=yes", ["task.labels"]),
+        ("task.metric=f2", ["task.metric", "'f2'", "accuracy, f1, matthews"]),
+        ("finetune.kind=lora", ["finetune.kind", "'lora'", "prompt, linear"]),
+        ("finetune.pool=last", ["finetune.pool", "'last'", "first, mask, mean"]),
+        ("finetune.optimizer=adam", ["finetune.optimizer", "'adam'", "sgd, adamw"]),
+        ("finetune.schedule=cosine", ["finetune.schedule", "'cosine'", "linear, constant"]),
+        ("graft.selector=best", ["graft.selector", "'best'", "learned, movement, random"]),
+        ("logger.mode=on", ["logger.mode", "online, offline, none"]),
+        ("task.source=web", ["task.source", "'web'", "hub, embedded, files"]),
+        ("task.hub.columns=text", ["task.hub.columns"]),
+    ],
+)
+def test_wrong_types(override: str, expected: list[str]) -> None:
+    line = refused(override)
+    assert all(part in line for part in expected), line
+
+
+CUSTOM = (
+    "task=custom",
+    "task.name=mine",
+    "task.train=a.csv",
+    "task.test=a.csv",
+    "task.template='*text* It was *mask*.'",
+    "task.labels=[negative,positive]",
+    "task.verbalizer=[terrible,great]",
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["task=custom"], "task.template: no value; give one with task.template="),
+        (["model=hub"], "model.path: no value; give one with model.path="),
+        ([*CUSTOM, "task.labels=[one]"], "two or more different names"),
+        ([*CUSTOM, "task.labels=[a,a]"], "two or more different names"),
+        (["task=sst5", "task.metric=f1"], "task sst5: task.metric=f1 is for two labels, found 5"),
+        ([*CUSTOM, "task.verbalizer=[great]"], "task.verbalizer has 1 words for 2 labels"),
+        ([*CUSTOM, "task.verbalizer=[great,great]"], "two labels share a word"),
+        (
+            [*CUSTOM, "task.verbalizer=[true,terrible]"],
+            "the word of 'negative' is True, not text: quote it",
+        ),
+        ([*CUSTOM, "task.verbalizer=[1,2]"], "the word of 'negative' is 1, not text: quote it"),
+        ([*CUSTOM, "task.verbalizer=['','great']"], "the word of 'negative'"),
+        ([*CUSTOM, "task.verbalizer=great"], "task.verbalizer"),
+        ([*CUSTOM, "task.verbalizer=null"], "task.verbalizer"),
+        (["+task.verbalizer.neutral=okay"], "task.verbalizer names"),
+        (["finetune.kind=linear"], "finetune.pool and finetune.head_lr"),
+        (["graft.match=other"], "graft.match=other"),
+        (["graft.steps=null"], "graft.steps: graft.selector=learned needs a value"),
+        (["task.ood=[nowhere]"], "task.ood: no task 'nowhere'"),
+        (["task.ood=[toy_boook]"], "no task 'toy_boook'. Did you mean 'toy_book'?"),
+        (["foo"], "'foo'"),
+        (["seed==3"], "'seed==3'"),
+    ],
+)
+def test_values_that_do_not_fit(overrides: list[str], expected: str) -> None:
+    assert expected in refused(*overrides)
+
+
+def test_the_command_line_reads_no_and_yes_as_text() -> None:
+    """Hydra's grammar is not YAML's: there a bare No is a boolean."""
+    task = composed(*CUSTOM, "task.verbalizer=[No,Yes]").task
+    assert config.verbalizer(task) == {"negative": "No", "positive": "Yes"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=0", "shots=null", "sparsity=0", "sparsity=1", "finetune.steps=0", "graft.steps=0"],
+)
+def test_the_ends_of_ranges_are_allowed(override: str) -> None:
+    config.check(composed(override))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_passes(task: str) -> None:
+    if task == "custom":
+        return
+    cfg = composed(f"task={task}")
+    config.check(cfg)
+    config.expand(cfg, [config.CONF])
+    assert list(cfg.ood) == list(cfg.task.ood)
+    assert cfg.task.name == task
+
+
+@pytest.mark.parametrize("group", ["model", "finetune", "graft", "trainer", "logger"])
+def test_every_option_passes(group: str) -> None:
+    for file in (config.CONF / group).glob("*.yaml"):
+        more = ["model.path=x"] if file.stem == "hub" else []
+        config.check(composed(f"{group}={file.stem}", *more))
+
+
+def test_keys_are_the_whole_configuration() -> None:
+    def walk(node: dict[str, Any], prefix: str = "") -> set[str]:
+        names = {prefix + name for name in node}
+        for name, value in node.items():
+            open_ended = prefix + name in ("ood", "task.verbalizer", "task.ood_labels")
+            if isinstance(value, dict) and not open_ended:
+                names |= walk(value, f"{prefix}{name}.")
+        return names
+
+    assert walk(config.plain(composed())) == set(KEYS)
+
+
+# ------------------------------------------------------------------------------- the task table
+
+GREAT = {"negative": "terrible", "positive": "great"}
+SINGLE, NLI, PAIR = "*text* It was *mask*.", "*a*? *mask*, *b*", "*a* *mask*, *b*"
+THREE = {"entailment": "Yes", "neutral": "Maybe", "contradiction": "No"}
+TWO = {"entailment": "Yes", "not_entailment": "No"}
+FIVE = {
+    "very negative": "terrible",
+    "negative": "bad",
+    "neutral": "okay",
+    "positive": "good",
+    "very positive": "great",
+}
+TOPICS = {
+    "abbreviation": "Expression",
+    "entity": "Entity",
+    "description": "Description",
+    "human": "Human",
+    "location": "Location",
+    "number": "Number",
+}
+NEWS = {"World": "World", "Sports": "Sports", "Business": "Business", "Sci/Tech": "Tech"}
+TABLE = {
+    **dict.fromkeys(
+        ("sst2", "imdb", "mr", "cr", "mpqa", "yelp", "amazon"), (SINGLE, GREAT, "accuracy")
+    ),
+    "sst5": (SINGLE, FIVE, "accuracy"),
+    "cola": (
+        "*text* This is *mask*.",
+        {"unacceptable": "incorrect", "acceptable": "correct"},
+        "matthews",
+    ),
+    "subj": (
+        "*text* This is *mask*.",
+        {"subjective": "subjective", "objective": "objective"},
+        "accuracy",
+    ),
+    "trec": ("*mask*: *text*", TOPICS, "accuracy"),
+    "agnews": ("*mask*: *text*", NEWS, "accuracy"),
+    "mrpc": (PAIR, {"not_equivalent": "No", "equivalent": "Yes"}, "f1"),
+    "qqp": (PAIR, {"not_duplicate": "No", "duplicate": "Yes"}, "f1"),
+    **dict.fromkeys(("mnli", "snli", "anli"), (NLI, THREE, "accuracy")),
+    **dict.fromkeys(("qnli", "rte"), (NLI, TWO, "accuracy")),
+}
+
+
+@pytest.mark.parametrize("task", TABLE)
+def test_the_table_of_tasks(task: str) -> None:
+    """Method, section 6: word by word, and each a text."""
+    template, words, metric = TABLE[task]
+    found = composed(f"task={task}").task
+    assert (found.template, config.verbalizer(found)) == (template, words)
+    assert list(found.labels) == list(words)
+    assert found.metric.value == metric
+    assert all(type(word) is str for word in config.verbalizer(found).values())
+    assert found.max_length == (256 if "*b*" in template else 128)
+
+
+def test_the_table_is_complete() -> None:
+    assert {task for task in TASKS if not task.startswith("toy_")} == {*TABLE, "custom"}
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "custom"])
+def test_words_are_quoted(task: str) -> None:
+    """In the file itself, before any schema turns a Yes into a 'True'."""
+    told = yaml.safe_load((config.CONF / "task" / f"{task}.yaml").read_text())
+    assert all(isinstance(word, str) for word in told["verbalizer"].values())
+    assert all(isinstance(label, str) for label in told["labels"])
+
+
+@pytest.mark.parametrize("file", FILES, ids=[f"{f.parent.name}/{f.stem}" for f in FILES])
+def test_the_first_line_is_a_command_that_composes(file: Path) -> None:
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# skillgraft")
+    words = first.removeprefix("# skillgraft").split("   ")[0]
+    overrides = [word.replace("FOLDER", "x") for word in shlex.split(words)]
+    cfg = composed(*overrides)
+    if file.parent != config.CONF:  # and it is about this file, or about the one that tests it
+        told = getattr(cfg, file.parent.name)
+        own = OmegaConf.load(file)
+        name = own.get("name") or own.get("kind") or own.get("selector") or own.get("mode")
+        named = [told.get(key) for key in ("name", "kind", "selector", "mode")]
+        named = [getattr(value, "value", value) for value in named]
+        ood = list(told.get("ood") or [])
+        by_option = f"{file.parent.name}={file.stem}" in overrides
+        assert by_option or name in named or name in ood
+
+
+def test_a_list_of_words_is_the_mapping() -> None:
+    mapping = composed("task=mnli")
+    listed, shuffled = composed("task=mnli"), composed("task=mnli")
+    listed.task.verbalizer = ["Yes", "Maybe", "No"]
+    shuffled.task.verbalizer = {"contradiction": "No", "entailment": "Yes", "neutral": "Maybe"}
+    for cfg in (mapping, listed, shuffled):
+        assert config.verbalizer(cfg.task) == THREE
+        assert list(config.verbalizer(cfg.task)) == list(THREE)
+        cfg.task.verbalizer = config.verbalizer(cfg.task)  # as a run does
+        assert config.identity(cfg) == config.identity(mapping)
+    own = composed(*CUSTOM)
+    assert config.verbalizer(own.task) == GREAT
+
+
+# ------------------------------------------------------------------------------- identity
+
+
+def without_effect() -> list[str]:
+    return [
+        "store=elsewhere",
+        "force=true",
+        "data_dir=elsewhere",
+        "logger=none",
+        "logger.project=other",
+        "logger.tags=[a]",
+        "trainer.progress=true",
+        "task.source=files",
+        "task.train=a.csv",
+        "task.validation=a.csv",
+        "task.test=a.csv",
+        "task.columns.text=review",
+        "task.hub.path=a/b",
+        "task.hub.labels=[a]",
+        "task.ood=[]",
+        "model.path=elsewhere",
+        "model.revision=abc",
+        "hydra.run.dir=elsewhere",
+    ]
+
+
+@pytest.mark.parametrize("override", without_effect())
+def test_what_cannot_change_a_result_is_not_in_the_identity(override: str) -> None:
+    assert config.identity(composed(override)) == config.identity(composed())
+
+
+CHANGED = {
+    "task.name": "other",
+    "task.template": "'*text* *mask*'",
+    "task.labels": "[a,b]",
+    "task.verbalizer": "[bad,good]",
+    "task.metric": "f1",
+    "task.max_length": "99",
+    "task.test_rows": "5",
+    "task.ood_labels": "{a: b}",
+    "model.name": "other",
+    "model.graftable": "[x]",
+    "model.attention": "eager",
+    "finetune.kind": "linear",
+    "finetune.pool": "first",
+    "finetune.norm": "3",
+    "finetune.optimizer": "adamw",
+    "finetune.lr": "0.5",
+    "finetune.head_lr": "0.5",
+    "finetune.steps": "7",
+    "finetune.batch_size": "3",
+    "finetune.weight_decay": "0.5",
+    "finetune.clip": "0.5",
+    "finetune.schedule": "constant",
+    "finetune.evaluate_every": "7",
+    "graft.selector": "random",
+    "graft.steps": "7",
+    "graft.lr": "7",
+    "graft.sigmoid_bias": "7",
+    "graft.batch_size": "7",
+    "graft.examples": "7",
+    "graft.score_every": "7",
+    "graft.score_rows": "7",
+    "trainer.accelerator": "gpu",
+    "trainer.precision": "bf16-mixed",
+    "trainer.evaluation_batch_size": "7",
+    "sparsity": "0.5",
+    "seed": "0",
+    "shots": "7",
+    "threads": "7",
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_can_change_a_result_is_in_the_identity(name: str) -> None:
+    cfg = composed()
+    node, leaf = cfg, name.rpartition(".")[2]
+    for part in name.split(".")[:-1]:
+        node = node[part]
+    node[leaf] = yaml.safe_load(CHANGED[name])
+    changed = config.identity(cfg)
+    before = config.identity(composed())
+    assert {n for n in {*changed, *before} if changed.get(n) != before.get(n)} == {name}
+
+
+def test_every_key_is_one_or_the_other() -> None:
+    silent = {override.partition("=")[0] for override in without_effect()}
+    hidden = [n for n, e in keys() if e.metadata.get("identity") is False]
+    quiet = {name for name in LEAVES if any(name == h or name.startswith(f"{h}.") for h in hidden)}
+    assert quiet | set(CHANGED) == set(LEAVES)
+    assert not quiet & set(CHANGED)
+    assert {name.partition(".")[0] for name in silent - {"hydra.run.dir"}} <= {
+        name.partition(".")[0] for name in quiet
+    }
+
+
+def test_defaults_of_the_schema_are_left_out() -> None:
+    """So that a key added later renames no run."""
+    told = config.identity(composed())
+    for name, entry in keys():
+        if entry.default is None:
+            assert told.get(name, "unset") is not None
+    for name in ("finetune.pool", "finetune.norm", "task.test_rows", "task.ood_labels"):
+        assert name not in told
+    assert "finetune.norm" in config.identity(composed("finetune=linear"))
+    unset = config.identity(composed("finetune=linear", "finetune.norm=null"))
+    assert "finetune.norm" not in unset
+    assert config.identity(composed("shots=null"))["shots"] is None  # not a default: it was chosen
+
+
+def test_a_new_key_with_its_default_renames_nothing(monkeypatch) -> None:
+    before = config.identity(composed())
+
+    @dataclasses.dataclass
+    class Longer(RunConfig):
+        later: int = 0
+
+    longer = OmegaConf.merge(OmegaConf.structured(Longer), config.plain(composed()))
+    real = config.keys
+    monkeypatch.setattr(config, "keys", lambda *a, **k: real(Longer) if not a else real(*a, **k))
+    assert config.identity(longer) == before
+    longer.later = 1
+    assert config.identity(longer) == {**before, "later": 1}
+
+
+def test_numbers_are_the_same_however_they_are_written() -> None:
+    for one, two in (("sparsity=1e-3", "sparsity=0.001"), ("graft.lr=1e7", "graft.lr=10000000")):
+        assert config.identity(composed(one)) == config.identity(composed(two))
+
+
+# ------------------------------------------------------------------------------- the real command
+
+
+def failed(tmp_path: Path, *arguments: str) -> str:
+    """Return the one line that the command prints when it fails."""
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    [line] = (done.stderr + done.stdout).strip().splitlines()
+    assert line.startswith("skillgraft: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("sparsty=0.1", "no key 'sparsty' in the configuration. Did you mean 'sparsity'?"),
+        ("task=sst3", "Did you mean 'sst2'?"),
+        ("sparsity=1.5", "sparsity=1.5: expected a value from 0 to 1"),
+        ("task=custom", "task.template"),
+        ("finetune=5", "Config group override must be a string"),
+    ],
+)
+def test_errors_of_the_command(tmp_path: Path, argument: str, expected: str) -> None:
+    assert expected in failed(tmp_path, argument)
+
+
+OTHER = """# skillgraft --config-dir conf task=other
+name: other
+source: files
+template: "*text* It was *mask*."
+labels: [a, b]
+verbalizer: [terrible, great]
+metric: accuracy
+max_length: 64
+train: nowhere.jsonl
+test: nowhere.jsonl
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's own configuration folder."""
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "other.yaml").write_text(OTHER)
+    return tmp_path
+
+
+def test_a_task_in_the_users_folder(own: Path) -> None:
+    done = command("--config-dir", "conf", "task=other", "--cfg", "job", cwd=own)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = yaml.safe_load(done.stdout)
+    assert (told["task"]["name"], told["model"]["name"]) == ("other", "tiny")
+    assert "nowhere.jsonl" in failed(own, "--config-dir", "conf", "task=other")
+    assert "Did you mean 'other'?" in failed(own, "--config-dir", "conf", "task=othre")
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "expected"),
+    [
+        ("metric: accuracy", "metrik: accuracy", "metrik"),
+        ("metric: accuracy", "metric: f3", "f3"),
+        ("labels: [a, b]", "labels: [a, b", "other.yaml"),
+        ("metric: accuracy", " metric: accuracy", "other.yaml"),
+    ],
+)
+def test_faults_in_the_users_file(own: Path, line: str, instead: str, expected: str) -> None:
+    file = own / "conf" / "task" / "other.yaml"
+    file.write_text(OTHER.replace(line, instead))
+    told = failed(own, "--config-dir", "conf", "task=other")
+    assert expected in told
+    assert "other" in told
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    assert "nowhere" in failed(tmp_path, "--config-dir", "nowhere")
+
+
+def test_help_says_what_there_is(tmp_path: Path) -> None:
+    done = command("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(task in done.stdout for task in TASKS)
+    assert "skillgraft task=sst2" in done.stdout
+    assert not list(tmp_path.iterdir())  # asking leaves nothing behind
+
+
+def test_search_path_has_the_sweeps(tmp_path: Path) -> None:
+    done = command("--info", "searchpath", cwd=tmp_path)
+    assert done.returncode == 0
+    assert str(config.SWEEPS) in done.stdout
+    assert str(config.CONF) in done.stdout
+
+
+def test_shown_configuration_is_the_composed_one(tmp_path: Path) -> None:
+    done = command("--cfg", "job", "task=qnli", "seed=0", cwd=tmp_path)
+    assert done.returncode == 0
+    told = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(done.stdout))
+    assert config.plain(told) == config.plain(composed("task=qnli", "seed=0"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("skillgraft task=", {f"task={task}" for task in TASKS}),
+        ("skillgraft seed=1 finet", {"finetune.", "finetune="}),
+    ],
+)
+def test_tab_completion(tmp_path: Path, monkeypatch, line: str, expected: set[str]) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    done = command("-sc", "query=bash", cwd=tmp_path)
+    assert done.returncode == 0
+    assert set(done.stdout.split()) == expected
+
+
+def test_help_into_a_closed_pipe(tmp_path: Path) -> None:
+    """As `skillgraft --help | head`: no traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    program = Path(sys.executable).parent / "skillgraft"
+    done = subprocess.run(
+        [program, "--help"], stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, check=False
+    )
+    os.close(write)
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sparsty=1"]])
+def test_nothing_heavy_is_imported_before_a_job(tmp_path: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['skillgraft', *{arguments}]\n"
+        "from skillgraft.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'wandb',"
+        " 'matplotlib', 'pyarrow'}\n"
+        "print('heavy:', *sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy:"

@@ -1,0 +1,354 @@
+"""One run, end to end, on the embedded suite: what it leaves, finds again, shares and logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from runs import SIZED, SMALL, command, composed, make
+
+from skillgraft import store
+from skillgraft.errors import InputError
+from skillgraft.evaluate import flatten
+from skillgraft.graft import Graft
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def film(place: Path) -> Path:
+    """A whole run with W&B offline."""
+    return make(place, *SMALL)
+
+
+def records(folder: Path, *arguments: str) -> list[dict]:
+    """Return what W&B's own reader finds in a run's offline file."""
+    file = next((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    out = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *arguments, str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [json.loads(line) for line in out.splitlines() if line.strip()]
+
+
+# ------------------------------------------------------------------------------ what a run leaves
+
+
+def test_folder_is_whole(film: Path) -> None:
+    names = {
+        "checksums.txt", "config.yaml", "graft.safetensors", "history.json", "metrics.json",
+        "overlap.json", "predictions.parquet", "provenance.json", "status.json", "figures", "wandb",
+    }  # fmt: skip
+    assert {path.name for path in film.iterdir()} == names
+    assert store.verify(film) == []
+    assert not list((film.parent / ".partial").iterdir())
+    assert not [path for path in film.rglob("*") if path.is_symlink()]
+
+
+def test_name_says_what_it_is(film: Path) -> None:
+    assert film.name.startswith("toy_film-tiny-learned-s0.01-seed13-")
+
+
+def test_metrics(film: Path) -> None:
+    metrics = store.read_json(film / "metrics.json")
+    splits = {"validation", "test", "ood/toy_film_slang", "ood/toy_book", "ood/toy_gadget"}
+    common = {"accuracy", "ece", "nll", "brier"}
+    for model in ("pretrained", "finetuned", "graft"):
+        assert set(metrics[model]) == splits
+        for measured in metrics[model].values():
+            extra = {"agreement", "relative_gain"} if model == "graft" else set()
+            assert set(measured) == common | extra
+            assert 0 <= measured["accuracy"] <= 1
+            assert 0 <= measured["ece"] <= 1
+    graft = Graft.load(film / "graft.safetensors")
+    region = metrics["region"]
+    assert (region["size"], region["graftable"]) == (graft.size, graft.graftable)
+    assert region["sparsity"] == graft.size / graft.graftable
+    assert math.isclose(sum(region["layer"].values()), 1)
+    assert math.isclose(sum(region["module"].values()), 1)
+
+
+def test_predictions_give_the_metrics(film: Path) -> None:
+    frame = pd.read_parquet(film / "predictions.parquet")
+    metrics = store.read_json(film / "metrics.json")
+    columns = ["p/negative", "p/positive"]
+    assert frame[columns].sum(axis=1).sub(1).abs().max() < 1e-5
+    for (model, split), part in frame.groupby(["model", "split"]):
+        guess = part[columns].idxmax(axis=1).str.removeprefix("p/")
+        assert (guess == part["label"]).mean() == pytest.approx(metrics[model][split]["accuracy"])
+
+
+def test_graft_applied_to_a_fresh_model_gives_the_stored_predictions(film: Path) -> None:
+    """By another road: transformers' own class and the file alone."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from skillgraft.embedded import MODEL
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForMaskedLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    Graft.load(film / "graft.safetensors").apply(model)
+    from skillgraft import data
+
+    cfg = composed(*SMALL)
+    cfg.task.ood = []
+    rows = data.load(cfg).test[:10]
+    frame = pd.read_parquet(film / "predictions.parquet")
+    stored = frame[(frame.model == "graft") & (frame.split == "test")].head(10)
+    words = tokenizer.convert_tokens_to_ids(["terrible", "great"])
+    for row, expected in zip(rows, stored["p/positive"], strict=True):
+        inputs = tokenizer(f"{row.text} it was {tokenizer.mask_token} .", return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits[inputs["input_ids"] == tokenizer.mask_token_id]
+        assert logits[0, words].softmax(0)[1].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_provenance(film: Path) -> None:
+    facts = store.read_json(film / "provenance.json")
+    assert facts["versions"]["torch"] == torch.__version__
+    assert set(facts["digests"]) == {"data", "weights", "tokenizer"}
+    assert facts["threads"] == 1
+    assert facts["peak_memory_mib"] > 100
+    assert {"load", "finetune", "graft", "evaluate"} <= set(facts["seconds"])
+
+
+# ------------------------------------------------------------------------------- found again
+
+
+def test_a_second_run_is_found(film: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = (film / "status.json").stat().st_mtime_ns
+    caplog.set_level("INFO")
+    assert make(place, *SMALL) == film
+    assert "already whole" in caplog.text
+    assert (film / "status.json").stat().st_mtime_ns == before
+
+
+def test_forced_run_gives_the_same_bits(film: Path, place: Path) -> None:
+    names = ("metrics.json", "predictions.parquet", "graft.safetensors", "history.json")
+    before = {name: (film / name).read_bytes() for name in names}
+    stamp = (film / "status.json").stat().st_mtime_ns
+    assert make(place, *SMALL, "force=true", "logger=none") == film
+    assert (film / "status.json").stat().st_mtime_ns != stamp
+    assert {name: (film / name).read_bytes() for name in names} == before
+
+
+def test_another_store_gives_the_same_bits(film: Path, tmp_path: Path) -> None:
+    """Fine-tuning included, with another global random state."""
+    torch.manual_seed(12345)
+    torch.rand(7)
+    other = make(tmp_path / "elsewhere", *SMALL, "logger=none")
+    assert other.name == film.name
+    for name in ("metrics.json", "predictions.parquet", "graft.safetensors"):
+        assert (other / name).read_bytes() == (film / name).read_bytes()
+
+
+def test_finetuning_is_shared(film: Path, place: Path) -> None:
+    """Another selector and sparsity take the weights from the store, and never fine-tune."""
+    moved = make(place, *SIZED, "graft=movement", "sparsity=0.05", "logger=none")
+    assert len(list((place / ".finetuned").iterdir())) == 1
+    assert "finetune" not in store.read_json(moved / "provenance.json")["seconds"]
+    ours, theirs = (store.read_json(f / "metrics.json") for f in (film, moved))
+    assert ours["finetuned"] == theirs["finetuned"]
+    assert ours["pretrained"] == theirs["pretrained"]
+
+
+@pytest.mark.parametrize("selector", ["movement", "random"])
+@pytest.mark.parametrize("sparsity", [0.0, 1e-7, 0.01, 1.0])
+def test_sized_selectors_have_the_asked_size(
+    place: Path, film: Path, selector: str, sparsity: float
+) -> None:
+    folder = make(place, *SIZED, f"graft={selector}", f"sparsity={sparsity}", "logger=none")
+    metrics = store.read_json(folder / "metrics.json")
+    region = metrics["region"]
+    assert region["size"] == round(sparsity * region["graftable"])
+    if region["size"] == 0:
+        assert strip(metrics["graft"]) == metrics["pretrained"]
+    if sparsity == 1:
+        assert strip(metrics["graft"]) == metrics["finetuned"]
+
+
+def strip(splits: dict) -> dict:
+    extra = ("agreement", "relative_gain")
+    return {s: {k: v for k, v in m.items() if k not in extra} for s, m in splits.items()}
+
+
+def test_matched_size(place: Path, film: Path) -> None:
+    size = store.read_json(film / "metrics.json")["region"]["size"]
+    for match in ("learned", film.name, str(film)):
+        folder = make(place, *SIZED, "graft=random", f"graft.match={match}", "logger=none")
+        assert store.read_json(folder / "metrics.json")["region"]["size"] == size
+
+
+def test_match_without_such_a_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"graft.match=learned: expected one whole run .* found none"
+    ):
+        make(tmp_path, *SIZED, "graft=random", "graft.match=learned", "logger=none")
+
+
+# -------------------------------------------------------------------------------------- overlap
+
+
+def test_overlap_with_the_runs_of_other_tasks(place: Path, film: Path) -> None:
+    """Once with a peer, zero without; a run of another sparsity is no peer."""
+    assert store.read_json(film / "overlap.json") == {}
+    book = make(place, *SMALL, "task=toy_book")
+    overlap = store.read_json(book / "overlap.json")
+    assert list(overlap) == ["toy_film"]
+    a, b = (Graft.load(f / "graft.safetensors") for f in (book, film))
+    mine, theirs = set(a.region().tolist()), set(b.region().tolist())
+    entry = overlap["toy_film"]
+    assert entry["iou"] == pytest.approx(len(mine & theirs) / len(mine | theirs))
+    assert entry["a_in_b"] == pytest.approx(len(mine & theirs) / len(mine))
+    assert entry["b_in_a"] == pytest.approx(len(mine & theirs) / len(theirs))
+    assert 0 < entry["chance"] < 0.01
+    assert entry["run"] == film.name
+    assert (book / "figures" / "overlap.png").is_file()
+    summary = records(book, "--summary")[0]["summary"]
+    assert summary["overlap/toy_film/iou"] == entry["iou"]
+    assert summary["overlap/compared"] == 1
+    assert "overlap_map" in summary
+
+
+# ------------------------------------------------------------------------------------------ W&B
+
+
+def test_wandb_has_every_promised_key(film: Path) -> None:
+    found = records(film, "--summary")[0]
+    summary, metrics = found["summary"], store.read_json(film / "metrics.json")
+    for name, value in flatten(metrics).items():
+        assert summary.get(name) == value, name
+    assert summary["overlap/compared"] == 0
+    assert {"reliability", "reliability_bins"} <= set(summary)
+    assert found["config"]["sparsity"] == 0.01
+    assert found["config"]["task"]["name"] == "toy_film"
+    assert "store" not in found["config"]
+
+
+def test_wandb_curves_and_identity(film: Path) -> None:
+    text = json.dumps(records(film))
+    for key in (
+        "finetune/loss",
+        "finetune/validation/accuracy",
+        "graft/loss",
+        "graft/score",
+        "graft/size",
+    ):
+        assert key in text
+    for name in (film.name, film.name.rsplit("-seed", 1)[0], '"job_type": "run"', "learned"):
+        assert name in text, name
+
+
+def test_wandb_artifact_stays_inside_the_run(film: Path) -> None:
+    staged = list((film / "wandb" / "data").rglob("tmp*"))
+    content = (film / "graft.safetensors").read_bytes()
+    assert any(path.read_bytes() == content for path in staged if path.is_file())
+
+
+def test_curves_are_replayed_from_the_cache(place: Path, film: Path) -> None:
+    other = make(place, *SMALL, "sparsity=0.02")
+    text = json.dumps(records(other))
+    assert "finetune/loss" in text
+    assert "finetune" not in store.read_json(other / "provenance.json")["seconds"]
+
+
+# ---------------------------------------------------------------------------- the installed command
+
+
+def test_command_from_another_directory(tmp_path: Path) -> None:
+    """Two processes, two directories, one run; the second says so and is quick."""
+    first = command(f"store={tmp_path}/runs", *SMALL, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "sub").mkdir()
+    second = command("store=../runs", *SMALL, cwd=tmp_path / "sub")
+    assert second.returncode == 0, second.stderr
+    assert "already whole" in second.stdout + second.stderr
+    runs = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
+    assert len(runs) == 1
+    assert str(runs[0]) in first.stdout
+    assert "relative" in first.stdout
+    assert (runs[0] / "hydra" / ".hydra" / "overrides.yaml").is_file()
+    for text in (first.stderr, second.stderr):
+        assert "Warning" not in text
+    listed = command("list", str(tmp_path / "runs"), "--json", cwd=tmp_path, program="grafts")
+    assert json.loads(listed.stdout)[0]["id"] == runs[0].name
+    table = command("table", str(tmp_path / "runs"), cwd=tmp_path, program="grafts")
+    assert "toy_film" in table.stdout
+    shown = command("show", str(runs[0]), cwd=tmp_path, program="grafts")
+    assert json.loads(shown.stdout)["task"] == "toy_film"
+    assert command("verify", str(runs[0]), cwd=tmp_path, program="grafts").returncode == 0
+    with (runs[0] / "metrics.json").open("a") as stream:
+        stream.write(" ")
+    assert command("verify", str(runs[0]), cwd=tmp_path, program="grafts").returncode == 1
+
+
+def test_sweep_makes_one_wandb_run_a_job(tmp_path: Path) -> None:
+    done = command(
+        "-m", f"store={tmp_path}/runs", *SMALL, "sparsity=0.01,0.02", "task.ood=[]", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    runs = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
+    assert len(runs) == 2
+    assert len({records(run, "--summary")[0]["config"]["sparsity"] for run in runs}) == 2
+    assert len(list((tmp_path / "runs" / ".finetuned").iterdir())) == 1
+
+
+def test_own_task_from_csv_and_parquet(tmp_path: Path) -> None:
+    from skillgraft.embedded import generator
+
+    for split in ("train", "test"):
+        frame = pd.DataFrame(generator.rows("toy_film", split)[:200])
+        frame.rename(columns={"text": "review"}).to_csv(tmp_path / f"{split}.csv", index=False)
+    pd.read_csv(tmp_path / "test.csv").to_parquet(tmp_path / "test.parquet")
+    done = command(
+        f"store={tmp_path}/runs", *SMALL, "task=custom", "task.name=mine", "task.train=train.csv",
+        "task.test=test.parquet", "task.columns.text=review",
+        "task.template='*text* it was *mask* .'", "task.verbalizer=[terrible,great]",
+        "task.labels=[negative,positive]", "logger=none", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs").glob("mine-tiny-learned-*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("sparsityy=0.1",), ["sparsityy", "sparsity"]),
+        (("sparsity=2",), ["sparsity=2", "from 0 to 1"]),
+        (("task=sst2", "data_dir=nowhere"), ["data_dir=", "nowhere"]),
+        (("task.verbalizer=[terrible,unheardof]",), ["unheardof", "not one token"]),
+        (("task.template='no slot'",), ["task.template", "*mask*"]),
+        (("trainer=gpu",), ["trainer.accelerator=gpu"]),
+        (("model=hub", "model.path=./nowhere"), ["model.path", "nowhere"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(
+    tmp_path: Path, overrides: tuple[str, ...], words: list[str]
+) -> None:
+    if "trainer=gpu" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = command(*overrides, f"store={tmp_path}/runs", "logger=none", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1, done.stderr
+    for word in words:
+        assert word in said[0]
+
+
+def test_traceback_on_request(tmp_path: Path) -> None:
+    done = command(
+        "hydra.verbose=true", "task=sst2", "data_dir=nowhere", f"store={tmp_path}", cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
