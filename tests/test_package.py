@@ -1,0 +1,114 @@
+"""What users get: the wheel, the sweep files, and a README whose commands are true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from runs import SMALL, command
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEPS = sorted((ROOT / "multirun_sweeps").rglob("*.yaml"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def readme_commands() -> list[str]:
+    """Return every `skillgraft` or `grafts` line of the README's shell blocks, continuations joined."""
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if re.match(r"(skillgraft|grafts) ?", line)]
+
+
+def test_top_level_is_what_it_should_be() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    top = {name.split("/")[0] for name in listed if not name.startswith(".")}
+    assert top == {"pyproject.toml", "conf", "src", "tests", "multirun_sweeps", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_has_the_configuration_and_the_model(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("conf", "multirun_sweeps"):
+        files = {f"skillgraft/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / folder).rglob("*.yaml")}
+        assert files
+        assert files <= names
+    assert "skillgraft/embedded/model/model.safetensors" in names
+    assert "skillgraft/py.typed" in names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".pickle"))]
+
+
+def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
+    """Installed without its dependencies, which come from a look into the test environment."""
+    place = tmp_path / "venv"
+    venv.create(place, with_pip=False)
+    purelib = Path(
+        sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)})
+    )
+    # A path in a .pth file makes the packages importable, but not the checkout's editable install.
+    (purelib / "test_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install",
+         "--no-deps", "--no-index", "--ignore-installed", "-q", str(wheel)],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    program = str(place / "bin" / "skillgraft")
+    where = subprocess.run(
+        [program, "--info", "searchpath"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert str(purelib) in where
+    assert str(ROOT) not in where
+    composed = subprocess.run(
+        [program, "+embedded=main_table", "--cfg", "job"], cwd=tmp_path, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert "match: learned" in composed.stdout
+    done = subprocess.run(
+        [program, *SMALL, "task.ood=[]"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs").glob("toy_film-*"))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_sweep_file_composes(sweep: Path, tmp_path: Path) -> None:
+    first, second = sweep.read_text(encoding="utf-8").splitlines()[:2]
+    assert first == "# @package _global_"
+    assert second.startswith(f"# skillgraft +{sweep.parent.name}={sweep.stem}")
+    out = command(f"+{sweep.parent.name}={sweep.stem}", "--cfg", "hydra", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert "mode: MULTIRUN" in out.stdout
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_command(line: str, tmp_path: Path) -> None:
+    """Runs of the program are composed; of `grafts`, the options are checked."""
+    program, *arguments = shlex.split(line)
+    if program == "skillgraft":
+        shown = command(*(a for a in arguments if a != "-m"), "--cfg", "hydra", cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert "hydra:" in shown.stdout or "Powered by Hydra" in shown.stdout
+    else:
+        shown = command(arguments[0], "--help", cwd=tmp_path, program="grafts")
+        assert shown.returncode == 0, shown.stderr
+        for option in (a.split("=")[0] for a in arguments if a.startswith("--")):
+            assert option in shown.stdout

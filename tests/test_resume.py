@@ -1,0 +1,76 @@
+"""Real processes: killed and started again, and two that want the same run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import SMALL, command
+
+PROGRAM = str(Path(sys.executable).parent / "skillgraft")
+SAME = ("metrics.json", "predictions.parquet", "graft.safetensors", "history.json")
+# Long enough to be caught in the act, each stage with several checkpoints.
+SLOW = (
+    *(o for o in SMALL if not o.startswith(("finetune.steps", "graft.steps"))),
+    "finetune.steps=150",
+    "graft.steps=60",
+    "task.ood=[]",
+    "logger=none",
+)
+
+
+def whole(store: Path) -> list[Path]:
+    return [path for path in store.iterdir() if not path.name.startswith(".")]
+
+
+def start(store: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [PROGRAM, f"store={store}", *SLOW],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("unbroken")
+    done = command(f"store={place}", *SLOW, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return whole(place)[0]
+
+
+@pytest.mark.parametrize("checkpoint", ["resume.safetensors", "mask.safetensors"])
+def test_killed_run_ends_with_the_same_bits(unbroken: Path, tmp_path: Path, checkpoint: str) -> None:
+    """SIGKILL in fine-tuning, and in mask training, right after a checkpoint."""
+    process = start(tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f".partial/*/{checkpoint}")):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert whole(tmp_path) == []
+    again = command(f"store={tmp_path}", *SLOW, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    (folder,) = whole(tmp_path)
+    assert folder.name == unbroken.name
+    for name in SAME:
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+def test_two_processes_make_a_run_once(tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(2)]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    (folder,) = whole(tmp_path)
+    logs = [p.read_text() for p in tmp_path.glob(".jobs/*/*.log")]
+    assert len(logs) == 2
+    assert sum("fine-tuning:" in log for log in logs) == 1
+    assert sum("already whole" in log for log in logs) == 1
+    assert (folder / "status.json").is_file()
