@@ -23,7 +23,9 @@ def readme_commands() -> list[str]:
     """Return every `skillgraft` or `grafts` line of the README's shell blocks, continuations joined."""
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", README, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if re.match(r"(skillgraft|grafts) ?", line)]
+    return [
+        line.split("  #")[0].strip() for line in lines if re.match(r"(skillgraft|grafts) ?", line)
+    ]
 
 
 def test_top_level_is_what_it_should_be() -> None:
@@ -38,7 +40,16 @@ def test_top_level_is_what_it_should_be() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(out),
+            str(ROOT),
+        ],
         check=True,
         capture_output=True,
     )
@@ -48,7 +59,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_has_the_configuration_and_the_model(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("conf", "multirun_sweeps"):
-        files = {f"skillgraft/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / folder).rglob("*.yaml")}
+        files = {
+            f"skillgraft/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / folder).rglob("*.yaml")
+        }
         assert files
         assert files <= names
     assert "skillgraft/embedded/model/model.safetensors" in names
@@ -60,9 +73,7 @@ def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     """Installed without its dependencies, which come from a look into the test environment."""
     place = tmp_path / "venv"
     venv.create(place, with_pip=False)
-    purelib = Path(
-        sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)})
-    )
+    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)}))
     # A path in a .pth file makes the packages importable, but not the checkout's editable install.
     (purelib / "test_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run(

@@ -46,7 +46,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("checkpoint", ["resume.safetensors", "mask.safetensors"])
-def test_killed_run_ends_with_the_same_bits(unbroken: Path, tmp_path: Path, checkpoint: str) -> None:
+def test_killed_run_ends_with_the_same_bits(
+    unbroken: Path, tmp_path: Path, checkpoint: str
+) -> None:
     """SIGKILL in fine-tuning, and in mask training, right after a checkpoint."""
     process = start(tmp_path)
     deadline = time.monotonic() + 120

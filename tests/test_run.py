@@ -17,6 +17,7 @@ from skillgraft import store
 from skillgraft.errors import InputError
 from skillgraft.evaluate import flatten
 from skillgraft.graft import Graft
+from skillgraft.seeds import derive
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,67 @@ def test_provenance(film: Path) -> None:
     assert facts["threads"] == 1
     assert facts["peak_memory_mib"] > 100
     assert {"load", "finetune", "graft", "evaluate"} <= set(facts["seconds"])
+
+
+def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> None:
+    """The run's trainer against the plain loop: same rows, same scores, same schedule."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    from skillgraft import checkpoint, data, evaluate, localize, mask, model, prompt
+
+    options = (*SMALL, "graft.batch_size=4", "graft.steps=6", "graft.score_every=1", "graft.lr=3e9",
+               "task.ood=[]", "logger=none")  # fmt: skip
+    folder = make(tmp_path, *options)
+    cfg = composed(*options)
+    where = checkpoint.locate(cfg.model)
+    tokenizer = model.load_tokenizer(where)
+    pretrained, finetuned = (model.load_model(cfg, where, tokenizer) for _ in range(2))
+    finetuned.restore(load_file(next((tmp_path / ".finetuned").iterdir()) / "weights.safetensors"))
+    rows = data.load(cfg)
+    encoder = prompt.make_encoder(cfg, tokenizer, 128)
+    train, validation = encoder(rows.train), encoder(rows.validation)
+
+    class Steps:  # a new order of the rows each step, as the run draws it
+        step = 0
+
+        def __iter__(self):
+            random = np.random.default_rng(derive(cfg.seed, "mask", "rows", self.step))
+            self.step += 1
+            for group in prompt.in_batches(random.permutation(len(train)).tolist(), 4):
+                yield prompt.collate([train[i] for i in group], tokenizer.pad_token_id)
+
+    def score(module: torch.nn.Module) -> float:
+        total = 0.0
+        for examples in (train, validation):
+            guess = evaluate.predict(module, examples, tokenizer.pad_token_id, 64).argmax(1)
+            total += float(np.mean(guess == [e.label for e in examples]))
+        return total
+
+    batches = Steps()
+    batches.step = -1  # localize asks once whether it can iterate again
+    names = {f"model.bert.{name}" for name in pretrained.graftable}
+    graft = localize(
+        pretrained,
+        finetuned,
+        batches,
+        lambda m, b: torch.nn.functional.cross_entropy(m(b), b["labels"]),
+        sparsity=cfg.sparsity,
+        steps=6,
+        lr=3e9,
+        graftable=lambda name, _: name in names,
+        score=score,
+        scores={
+            f"model.bert.{name}": tensor
+            for name, tensor in mask.Layout.of(pretrained.graftable)
+            .views(mask.initial_scores(793_088, cfg.seed))
+            .items()
+        },
+    )
+    learned = Graft.load(folder / "graft.safetensors")
+    base = mask.base_region(dict(finetuned.graftable), dict(pretrained.graftable), 7931)
+    assert not torch.equal(learned.region(), base), "nothing was learned"
+    assert torch.equal(learned.region(), graft.region())
 
 
 # ------------------------------------------------------------------------------- found again

