@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -209,6 +211,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, An
 
 def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Trainer:
     """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
+    progress = cfg.trainer.progress
+    bar = sys.stderr.isatty() if progress is None else progress
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
@@ -219,7 +223,8 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=bool(cfg.trainer.progress),
+        enable_progress_bar=bar,
+        callbacks=[TQDMProgressBar(leave=True)] if bar else [],
         num_sanity_val_steps=0,
         **more,
     )
@@ -232,7 +237,9 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, batches: Iterable[Batch
         warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
         # Lightning 2.6 calls what torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        device = module.device
         trainer.fit(module, train_dataloaders=batches)
+        module.to(device)  # Lightning leaves the module on the CPU
 
 
 def finetune(
