@@ -115,7 +115,7 @@ def test_readme_command(line: str, tmp_path: Path) -> None:
     """Runs of the program are composed; of `grafts`, the options are checked."""
     program, *arguments = shlex.split(line)
     if program == "skillgraft":
-        shown = command(*(a for a in arguments if a != "-m"), "--cfg", "hydra", cwd=tmp_path)
+        shown = command(*arguments, "--cfg", "hydra", cwd=tmp_path)
         assert shown.returncode == 0, shown.stderr
         assert "hydra:" in shown.stdout or "Powered by Hydra" in shown.stdout
     else:

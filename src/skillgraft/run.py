@@ -399,13 +399,16 @@ def show(folder: Path) -> None:
         title_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for name in (metric, "ECE"):  # over their three columns, narrow enough for 80 characters
+    for name in (
+        "acc." if metric == "accuracy" else metric,
+        "ECE",
+    ):  # over their three columns, narrow enough for 80 characters
         for title, model in zip(
             (name, "", ""), ("pre-\ntrained", "fine-\ntuned", "\ngraft"), strict=True
         ):
             table.add_column(f"{title}\n{model}", justify="right")
     table.add_column("\nagree-\nment", justify="right")
-    table.add_column("\nrelative\ngain", justify="right")
+    table.add_column("\nrel.\ngain", justify="right")
 
     def number(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
