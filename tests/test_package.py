@@ -115,6 +115,8 @@ def test_readme_command(line: str, tmp_path: Path) -> None:
     """Runs of the program are composed; of `grafts`, the options are checked."""
     program, *arguments = shlex.split(line)
     if program == "skillgraft":
+        if "-m" in arguments:  # Hydra shows no configuration of a sweep: its first job's will do
+            arguments = [a.split(",")[0] for a in arguments if a != "-m"]
         shown = command(*arguments, "--cfg", "hydra", cwd=tmp_path)
         assert shown.returncode == 0, shown.stderr
         assert "hydra:" in shown.stdout or "Powered by Hydra" in shown.stdout
