@@ -241,31 +241,30 @@ class Graft:
         that the graft has (a graft learned on the LM class, applied to the encoder). Names may end
         in each other, so all the graft's names decide between prefixes, not only the wanted.
         """
-        shared = {name.partition(".")[0] for name in self.shapes}
-        dropped = f"{shared.pop()}." if len(shared) == 1 else ""
-        for drop in dict.fromkeys(["", dropped]):
-            short = {name: name.removeprefix(drop) for name in self.shapes}
-            ends = short[wanted[0]] if wanted else ""
-            prefixes = [
-                full.removesuffix(ends) for full in parameters if ends and full.endswith(ends)
-            ]
-            prefixes = [
+        if not wanted:
+            return {}
+        starts = {name.partition(".")[0] for name in self.shapes}
+        common = f"{starts.pop()}." if len(starts) == 1 else ""
+        for drop in dict.fromkeys(["", common]):
+            stems = {name: name.removeprefix(drop) for name in self.shapes}
+            first = stems[wanted[0]]
+            ending = [full for full in parameters if f".{full}".endswith(f".{first}")]
+            fitting = [
                 prefix
-                for prefix in prefixes
-                if prefix[-1:] in ("", ".") and all(prefix + short[n] in parameters for n in wanted)
+                for prefix in (full.removesuffix(first) for full in ending)
+                if all(prefix + stems[name] in parameters for name in wanted)
             ]
-            whole = [p for p in prefixes if all(p + s in parameters for s in short.values())]
-            best = [p for p in whole if not p] or whole or prefixes
+            whole = [p for p in fitting if all(p + stem in parameters for stem in stems.values())]
+            best = [p for p in whole if not p] or whole or fitting
             if len(best) > 1:
                 raise GraftError(f"the graft fits the model in {len(best)} places: {best}")
             if best:
-                return {name: parameters[best[0] + short[name]] for name in wanted}
-        for name in wanted:
-            if not any(f".{full}".endswith(f".{name}") for full in parameters):
-                raise GraftError(f"the model has no parameter {name} (base {self.describe()})")
-        if wanted:
-            raise GraftError(f"the model lacks some of the graft's names (base {self.describe()})")
-        return {}
+                return {name: parameters[best[0] + stems[name]] for name in wanted}
+        ends = [
+            name for name in wanted if not any(f".{p}".endswith(f".{name}") for p in parameters)
+        ]
+        missing = f"has no parameter {ends[0]}" if ends else "lacks some of the graft's names"
+        raise GraftError(f"the model {missing} (base {self.describe()})")
 
     # -------------------------------------------------------------------------------- the file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from skillgraft import checkpoint
 from skillgraft.config import RunConfig, Selector, identity
 from skillgraft.data import TaskData
 from skillgraft.errors import InputError
 
+log = logging.getLogger(__name__)
 SIZE = "graft.size"  # in an identity: the size that graft.match came to
 
 
@@ -122,8 +124,16 @@ class Store:
         """Hold the lock of a run or a fine-tuning; whoever else wants it waits."""
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting: another process is making %s", name)
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def publish(self, partial: Path, target: Path, status: Mapping[str, Any]) -> None:
         """Write checksums and status, and rename: from here on the folder is whole."""
