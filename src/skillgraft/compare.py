@@ -67,8 +67,9 @@ def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         present = values.dropna()
         if present.empty:
             return "–"
-        spread = f"{present.std():.3f}" if len(present) > 1 else "–"
-        return f"{present.mean():.3f} ± {spread}"
+        form = ",.0f" if present.abs().max() >= 100 else ".3f"  # a count, or a share
+        spread = format(present.std(), form) if len(present) > 1 else "–"
+        return f"{present.mean():{form}} ± {spread}"
 
     keys = ["model", "task", "selector", "sparsity"]
     groups = frame.groupby(keys, sort=True)
