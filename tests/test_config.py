@@ -454,16 +454,33 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGED)
-def test_what_can_change_a_result_is_in_the_identity(name: str) -> None:
-    cfg = composed()
+HEAD = ("finetune.pool", "finetune.norm", "finetune.head_lr")  # a prompt never reads these
+
+
+def changed_keys(name: str, *overrides: str) -> set[str]:
+    """Return the keys of the identity that another value of `name` changes."""
+    cfg = composed(*overrides)
     node, leaf = cfg, name.rpartition(".")[2]
     for part in name.split(".")[:-1]:
         node = node[part]
     node[leaf] = yaml.safe_load(CHANGED[name])
-    changed = config.identity(cfg)
-    before = config.identity(composed())
-    assert {n for n in {*changed, *before} if changed.get(n) != before.get(n)} == {name}
+    changed, before = config.identity(cfg), config.identity(composed(*overrides))
+    return {n for n in {*changed, *before} if changed.get(n) != before.get(n)}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_can_change_a_result_is_in_the_identity(name: str) -> None:
+    found = changed_keys(name, *(("finetune=linear",) if name in HEAD else ()))
+    if name == "graft.selector":  # and with it go the options that only `learned` reads
+        assert name in found
+        found = {n for n in found if not n.startswith("graft.")} | {name}
+    assert found == {name}
+
+
+@pytest.mark.parametrize("name", [*HEAD, *(n for n in CHANGED if n.startswith("graft."))])
+def test_what_is_never_read_is_not_in_the_identity(name: str) -> None:
+    if name != "graft.selector":
+        assert changed_keys(name, "graft=movement") == set()
 
 
 def test_every_key_is_one_or_the_other() -> None:

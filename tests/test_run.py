@@ -342,7 +342,7 @@ def test_command_from_another_directory(tmp_path: Path) -> None:
     runs = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
     assert len(runs) == 1
     assert str(runs[0]) in first.stdout
-    assert "relative" in first.stdout
+    assert "agree-" in first.stdout
     assert (runs[0] / "hydra" / ".hydra" / "overrides.yaml").is_file()
     for text in (first.stderr, second.stderr):
         assert "Warning" not in text
@@ -418,3 +418,58 @@ def test_traceback_on_request(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "Traceback" in done.stderr
+
+
+# ------------------------------------------------------------------------- what can go wrong later
+
+
+def test_diverged_finetuning_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"fine-tuning diverged by step \d+: lower finetune.lr"):
+        make(tmp_path, *SMALL, "finetune.lr=1e30", "finetune.clip=0", "task.ood=[]", "logger=none")
+
+
+def test_names_that_would_leave_the_store(tmp_path: Path) -> None:
+    for name in ("a/b", "..", ".hidden"):
+        with pytest.raises(InputError, match=r"model.name"):
+            make(tmp_path, *SMALL, f"model.name={name}", "logger=none")
+
+
+def test_options_that_a_selector_never_reads_are_not_in_its_name(place: Path, film: Path) -> None:
+    plainly = make(place, *SIZED, "graft=movement", "logger=none")
+    assert make(place, *SMALL, "graft=movement", "finetune.norm=3", "logger=none") == plainly
+
+
+def test_table_keeps_settings_apart(tmp_path: Path) -> None:
+    """Two learning rates are two rows with one seed each, two seeds one row with n = 2."""
+    from skillgraft import compare
+
+    short = (*SIZED, "graft=movement", "task.ood=[]", "logger=none")
+    make(tmp_path, *short)
+    make(tmp_path, *short, "finetune.lr=0.01")
+    make(tmp_path, *short, "seed=21")
+    table = compare.over_seeds(compare.collect(store.Store(tmp_path)), ["graft/test/accuracy"])
+    assert sorted(table["n"]) == [1, 2]
+
+
+def test_run_that_a_kill_left_aside_is_put_back(tmp_path: Path) -> None:
+    """As SIGKILL between the two renames of force=true leaves it."""
+    options = (*SIZED, "graft=movement", "task.ood=[]", "logger=none")
+    folder = make(tmp_path, *options)
+    stamp = (folder / "status.json").stat().st_mtime_ns
+    folder.rename(tmp_path / ".partial" / f"{folder.name}.old")
+    assert make(tmp_path, *options) == folder
+    assert (folder / "status.json").stat().st_mtime_ns == stamp
+
+
+def test_error_of_a_row_keeps_its_place_in_a_sweep(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"text": "fine", "label": 0}\n{broken\n')
+    done = command(
+        "-m", f"store={tmp_path}/runs", "task=custom", "task.name=mine", "task.train=train.jsonl",
+        "task.test=test.jsonl", "task.template='*text* it was *mask* .'",
+        "task.verbalizer=[terrible,great]", "task.labels=[negative,positive]", "seed=1,2",
+        "logger=none", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "train.jsonl, row 2: not JSON" in done.stderr

@@ -56,7 +56,8 @@ def main() -> None:
         ours = composed and not isinstance(error, (InputError, *config.COMPOSITION_ERRORS))
         if wants_traceback or ours:
             raise
-        sys.exit(f"skillgraft: {config.explain(error)}")
+        line = str(error) if isinstance(error, InputError) else config.explain(error)
+        sys.exit(f"skillgraft: {line}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from skillgraft import evaluate, region
-from skillgraft.graft import Graft
+from skillgraft.graft import Graft, GraftError
 from skillgraft.store import Identity, Store, read_json
+
+log = logging.getLogger(__name__)
 
 
 def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) -> pd.DataFrame:
@@ -34,7 +37,11 @@ def with_peers(
     for run in place.runs():
         if run["peers"] != identity.peers or run["task"] in regions:
             continue
-        other = Graft.load(place.run(run["id"]) / "graft.safetensors")
+        try:
+            other = Graft.load(place.run(run["id"]) / "graft.safetensors")
+        except GraftError as error:  # altered, or just being replaced: no reason to fail this run
+            log.warning("overlap: %s is left out (%s)", run["id"], error)
+            continue
         regions[run["task"]] = other.region()
         overlap[run["task"]] = {**graft.overlap(other), "run": run["id"]}
     names = sorted(regions)
@@ -72,7 +79,8 @@ def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         return f"{present.mean():{form}} ± {spread}"
 
     keys = ["model", "task", "selector", "sparsity"]
-    groups = frame.groupby(keys, sort=True)
+    # runs of other steps, shots, learning rates … are other settings, in rows of their own
+    groups = frame.groupby([*keys, "setting"], sort=True)
     table = groups[list(columns)].agg(cell)
     table.insert(0, "n", groups.size())
-    return table.reset_index()
+    return table.reset_index().drop(columns="setting")

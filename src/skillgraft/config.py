@@ -37,7 +37,10 @@ def shipped(folder: str) -> Path:
 # What Hydra raises before a job starts: a wrong key, value, group option or command line.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # parameters stay in fp32
+PRECISIONS = (
+    "32-true",
+    "bf16-mixed",
+)  # parameters stay in fp32; fp16 would need a scaler in checkpoints
 
 CONF = shipped("conf")
 SWEEPS = shipped("multirun_sweeps")
@@ -340,6 +343,11 @@ def check(cfg: RunConfig) -> None:
         low, high = entry.metadata.get("low"), entry.metadata.get("high")
         if low is not None and node is not None and not (low <= node <= (high or float("inf"))):
             raise InputError(f"{name}={node}: expected a value{limits(entry)}")
+    for key, name in (("task.name", cfg.task.name), ("model.name", cfg.model.name)):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+            raise InputError(
+                f"{key}={name}: it names a folder; expected letters, digits and any of _ . + -"
+            )
     check_task(cfg.task)
     if cfg.finetune.kind is Kind.linear and (
         cfg.finetune.pool is None or cfg.finetune.head_lr is None
@@ -441,7 +449,17 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
         )
         if value != default:
             values[name] = value
-    return values
+    return {name: value for name, value in values.items() if name not in idle(cfg)}
+
+
+def idle(cfg: RunConfig) -> set[str]:
+    """Return the keys that a sized selector, or fine-tuning by prompt, never reads."""
+    unread: set[str] = set()
+    if cfg.graft.selector is not Selector.learned:
+        unread |= {n for n, _ in keys() if n.startswith("graft.") and n != "graft.selector"}
+    if cfg.finetune.kind is Kind.prompt:
+        unread |= {"finetune.pool", "finetune.norm", "finetune.head_lr"}
+    return unread
 
 
 def package_path(path: str, key: str, hint: str = "") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skillgraft.config import FinetuneConfig, Optimizer, RunConfig, Schedule
+from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.model import Classifier
 from skillgraft.prompt import Batch, Encoded, collate, in_batches
@@ -129,6 +131,8 @@ class FineTuning(pl.LightningModule):
         if step % LOG_EVERY == 0 or last:
             loss = torch.stack(self.losses).mean().item()
             self.losses.clear()
+            if not math.isfinite(loss):
+                raise InputError(f"fine-tuning diverged by step {step}: lower finetune.lr")
             self.record({"finetune/step": step, "finetune/loss": loss})
         if step % self.cfg.finetune.evaluate_every == 0 or last:
             self.evaluate()
@@ -141,6 +145,10 @@ class FineTuning(pl.LightningModule):
         probabilities = predict(
             self.classifier, self.validation, self.pad, self.cfg.trainer.evaluation_batch_size
         )
+        if not np.isfinite(probabilities).all():
+            raise InputError(
+                f"fine-tuning diverged by step {self.progress.step}: lower finetune.lr"
+            )
         measured = measure(probabilities, labels, metric)
         step, score = self.progress.step, measured[metric.value]
         row = {f"finetune/validation/{name}": value for name, value in measured.items()}
@@ -237,7 +245,7 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, batches: Iterable[Batch
         warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
         # Lightning 2.6 calls what torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        device = module.device
+        device = next(module.parameters()).device
         trainer.fit(module, train_dataloaders=batches)
         module.to(device)  # Lightning leaves the module on the CPU
 

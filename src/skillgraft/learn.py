@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skillgraft.config import GraftConfig, RunConfig
+from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.finetune import Log, Progress, fit, make_trainer, write_tensors
 from skillgraft.mask import Best, RelaxedGraft
@@ -120,7 +121,7 @@ class MaskTraining(pl.LightningModule):
         loss = torch.stack(self.losses).mean().item()
         self.losses.clear()
         if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss of the relaxed graft is {loss} at step {self.done}")
+            raise InputError(f"mask training diverged at step {self.done}: lower graft.lr")
         row = {"graft/step": self.done, "graft/loss": loss}
         assert graft.score_every is not None
         if self.done % graft.score_every == 0 or self.done == graft.steps:

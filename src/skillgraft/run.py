@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from skillgraft import config, data, store
 from skillgraft.config import RunConfig, Selector
+from skillgraft.errors import InputError
 from skillgraft.store import Identity, Store
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     for note in rows.notes:
         log.warning("%s: %s", cfg.task.name, note)
     with place.lock(identity.id):
+        place.mend(identity.id)
         if store.is_whole(place.run(identity.id)) and not cfg.force:
             return found(place.run(identity.id))
         Making(cfg, rows, identity, place, size).make(job)
@@ -132,7 +134,7 @@ class Making:
         quiet()
         gpu = cfg.trainer.accelerator == "gpu"
         if gpu and not torch.cuda.is_available():
-            raise config.InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
+            raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
         if gpu:  # the variable is what cuBLAS wants for the same bits, before its first use
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -194,7 +196,7 @@ class Making:
         frame = evaluate.to_frame(predictions, self.labels, list(self.cfg.task.labels))
         frame.to_parquet(folder / "predictions.parquet", index=False)
         store.write_json(folder / "history.json", progress.history)
-        for scratch in ("best.safetensors", "resume.safetensors"):
+        for scratch in ("resume.safetensors", "best.safetensors"):
             (folder / scratch).unlink(missing_ok=True)
         self.place.publish(folder, whole, {"best_step": progress.best_step})
 
@@ -217,6 +219,8 @@ class Making:
         self.classifier.restore({**self.pretrained, **{f"head.{n}": t for n, t in heads.items()}})
         total = sum(p.numel() for p in self.pretrained.values())
         asked = region.region_size(cfg.sparsity, total) if self.size is None else self.size
+        if asked > total:
+            raise InputError(f"graft.match: {asked} entries, of {total} that are graftable here")
         if cfg.graft.selector is Selector.learned:
             chosen = self.learn(finetuned, asked, total, tracker)
         elif cfg.graft.selector is Selector.movement:
@@ -234,8 +238,8 @@ class Making:
             "seed": cfg.seed,
             "run": self.identity.id,
             "finetune": cfg.finetune.kind.value,
-            "pool": cfg.finetune.pool.value if cfg.finetune.pool else None,
-            "norm": cfg.finetune.norm,
+            "pool": cfg.finetune.pool.value if heads and cfg.finetune.pool else None,
+            "norm": cfg.finetune.norm if heads else None,
         }
         graft = Graft.take(chosen.cpu(), self.pretrained, finetuned, meta, heads)
         graft.save(self.folder / "graft.safetensors")
@@ -348,6 +352,7 @@ class Making:
             "peers": self.identity.peers,
             "rivals": self.identity.rivals,
             "finetuned": self.identity.finetuned,
+            "setting": self.identity.setting,
         }
         self.place.publish(folder, self.place.run(self.identity.id), status)
 

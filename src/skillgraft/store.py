@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
 
 from skillgraft import checkpoint
 from skillgraft.config import RunConfig, Selector, identity
-from skillgraft.data import TaskData
+from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class Identity:
     """What a run is, as hashes of all that can change its result.
 
     `finetuned` names the fine-tuning it shares; `peers` is equal for runs that differ in task and
-    data only; `rivals` for runs that differ in the selector and its options only.
+    data only; `rivals` for runs that differ in the selector and its options only; `setting` for
+    runs that differ in the seed and the rows it draws.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Identity:
     finetuned: str
     peers: str
     rivals: str
+    setting: str
     digests: Mapping[str, str]
 
 
@@ -69,6 +72,7 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         finetuned=short_hash(without("graft.", "sparsity")),
         peers=short_hash(without("task.", "digest.data", SIZE)),
         rivals=short_hash(without("graft.")),
+        setting=short_hash({**without("seed", "digest.data", SIZE), "matched": size is not None}),
         digests=digests,
     )
 
@@ -86,6 +90,8 @@ def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
         folder = next((f for f in (Path(match), store.root / match) if is_whole(f)), None)
         if folder is None:
             raise InputError(f"graft.match={match}: no whole run of this name in {store.root}")
+        if (model := read_json(folder / "status.json")["model"]) != cfg.model.name:
+            raise InputError(f"graft.match={match}: a run of another model, {model}")
         return int(read_json(folder / "metrics.json")["region"]["size"])
     rivals = identify(cfg, data).rivals
     found = [run for run in store.runs() if run["rivals"] == rivals and run["selector"] == match]
@@ -149,13 +155,27 @@ class Store:
         else:
             partial.rename(target)
 
+    def mend(self, name: str) -> None:
+        """Put back the run that a kill left aside while `publish` replaced it; its lock is held."""
+        old = self.root / ".partial" / f"{name}.old"
+        if old.is_dir():
+            if self.run(name).exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(self.run(name))
+
     def runs(self) -> Iterator[dict[str, Any]]:
         """Yield the status record of every whole run, by name."""
         if not self.root.is_dir():
             return
         for folder in sorted(self.root.iterdir()):
-            if not folder.name.startswith(".") and is_whole(folder):
-                yield read_json(folder / "status.json")
+            if folder.name.startswith("."):
+                continue
+            try:
+                status = read_json(folder / "status.json")
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # not a run, or just being replaced by force=true
+            yield status
 
 
 def is_whole(folder: Path) -> bool:
@@ -205,11 +225,13 @@ def absolute_paths(cfg: RunConfig) -> None:
     cfg.store = os.path.abspath(os.path.expanduser(cfg.store))  # noqa: PTH100, PTH111
     for node, name in (
         (cfg, "data_dir"),
-        *((cfg.task, split) for split in ("train", "validation", "test")),
+        *((task, s) for task in (cfg.task, *cfg.ood.values()) for s in SPLITS),
     ):
-        value = getattr(node, name)
+        value = None if OmegaConf.is_missing(node, name) else getattr(node, name)
         if value is not None:
             setattr(node, name, str(Path(value).expanduser().absolute()))
+    if cfg.graft.match is not None and is_whole(Path(cfg.graft.match)):
+        cfg.graft.match = str(Path(cfg.graft.match).absolute())
     folder = Path(cfg.model.path).expanduser()
     if not cfg.model.path.startswith("package:") and folder.is_dir():
         cfg.model.path = str(folder.absolute())

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from skillgraft.config import Mode, RunConfig, plain
+from skillgraft.errors import InputError
 from skillgraft.store import Identity
 
 SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
@@ -80,32 +81,38 @@ def own_folders(folder: Path) -> Iterator[None]:
 @contextmanager
 def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Tracker]:
     """Yield the tracker of one run; an exception ends its W&B run as failed."""
+    place = folder / "wandb"
+    shutil.rmtree(place, ignore_errors=True)  # a killed try's: two with one id cannot be synced
     if cfg.logger.mode is Mode.none:
         yield Tracker()
         return
     import wandb
 
-    place = folder / "wandb"
-    shutil.rmtree(place, ignore_errors=True)  # a killed try's: two with one id cannot be synced
     place.mkdir()
     config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
     with own_folders(place):
-        run = wandb.init(
-            id=identity.hash,
-            name=identity.id,
-            group=identity.group,
-            job_type="run",
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            tags=[cfg.task.name, cfg.model.name, cfg.graft.selector.value, *cfg.logger.tags],
-            config=config,
-            dir=str(folder),
-            mode="online" if cfg.logger.mode is Mode.online else "offline",
-            reinit="create_new",
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True
-            ),
-        )
+        try:
+            run = wandb.init(
+                id=identity.hash,
+                name=identity.id,
+                group=identity.group,
+                job_type="run",
+                project=cfg.logger.project,
+                entity=cfg.logger.entity,
+                tags=[cfg.task.name, cfg.model.name, cfg.graft.selector.value, *cfg.logger.tags],
+                config=config,
+                dir=str(folder),
+                mode="online" if cfg.logger.mode is Mode.online else "offline",
+                reinit="create_new",
+                settings=wandb.Settings(
+                    silent=True, console="off", disable_git=True, disable_code=True
+                ),
+            )
+        except wandb.errors.Error as error:  # no key, no network, an entity that refuses
+            raise InputError(
+                f"logger.mode={cfg.logger.mode.value}: W&B: {error}; "
+                "use logger=wandb_offline or logger=none"
+            ) from error
         for stage in ("finetune", "graft"):
             run.define_metric(f"{stage}/step", hidden=True)
             run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
