@@ -501,6 +501,6 @@ def test_a_mask_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     relaxed = RelaxedGraft(
         tiny.graftable, finetuned, torch.zeros(total, dtype=torch.bool), torch.zeros(total), 10.0
     )
-    with pytest.raises(InputError, match="diverged at step 1: lower graft.lr"):
+    with pytest.raises(InputError, match=r"diverged at step 1: lower graft\.lr"):
         learn(tiny, relaxed, cfg, data[:14], data[14:], 0, tmp_path, lambda _: None)
     relaxed.close()
