@@ -16,10 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skillgraft.config import Metric, Optimizer, Schedule
+from skillgraft.config import Metric, Optimizer, Schedule, Selector, Train
 from skillgraft.errors import InputError
 from skillgraft.finetune import (
     Batches,
+    Course,
     Progress,
     factor,
     finetune,
@@ -35,6 +36,10 @@ from skillgraft.seeds import derive
 def examples(n: int) -> list[Encoded]:
     """Examples that are told apart by their first token; their lengths differ."""
     return [Encoded([10 + i] + [1] * (i % 4), [0] * (1 + i % 4), 0, i % 2) for i in range(n)]
+
+
+def course(train: list[Encoded], validation: list[Encoded] = ()) -> Course:
+    return Course("toy", Metric.accuracy, train, validation)
 
 
 def rows(batch: Batch) -> list[int]:
@@ -57,7 +62,7 @@ def order(batches: Batches | MaskBatches) -> list[list[int]]:
 )
 def test_every_epoch_covers_each_example_once(n: int, size: int, epochs: int, seed: int) -> None:
     per_epoch = -(-n // size)
-    found = order(Batches(examples(n), 0, size, seed, 0, epochs * per_epoch))
+    found = order(Batches([course(examples(n))], 0, size, seed, 0, epochs * per_epoch))
     assert len(found) == epochs * per_epoch
     for epoch in range(epochs):
         part = found[epoch * per_epoch : (epoch + 1) * per_epoch]
@@ -74,8 +79,8 @@ def test_every_epoch_covers_each_example_once(n: int, size: int, epochs: int, se
     seed=st.integers(0, 5),
 )
 def test_a_resumed_schedule_is_the_tail_of_the_unbroken_one(n, size, start, steps, seed) -> None:
-    whole = order(Batches(examples(n), 0, size, seed, 0, steps))
-    rest = Batches(examples(n), 0, size, seed, start, steps)
+    whole = order(Batches([course(examples(n))], 0, size, seed, 0, steps))
+    rest = Batches([course(examples(n))], 0, size, seed, start, steps)
     assert len(whole) == steps
     assert order(rest) == whole[start:]
     assert len(rest) == len(whole[start:])
@@ -83,13 +88,13 @@ def test_a_resumed_schedule_is_the_tail_of_the_unbroken_one(n, size, start, step
 
 
 def test_the_schedule_differs_by_seed_and_by_epoch() -> None:
-    found = [order(Batches(examples(16), 0, 4, seed, 0, 8)) for seed in (0, 1, 0)]
+    found = [order(Batches([course(examples(16))], 0, 4, seed, 0, 8)) for seed in (0, 1, 0)]
     assert found[0] == found[2] != found[1]
     assert found[0][:4] != found[0][4:]
 
 
 def test_a_batch_is_padded_to_its_longest() -> None:
-    (batch,) = Batches(examples(4), 7, 4, 0, 0, 1)
+    (batch,) = Batches([course(examples(4))], 7, 4, 0, 0, 1)
     assert batch["input_ids"].shape == (4, 4)
     assert (batch["input_ids"][batch["attention_mask"] == 0] == 7).all()
     lengths = dict(zip(rows(batch), batch["attention_mask"].sum(1).tolist(), strict=True))
@@ -130,7 +135,7 @@ def test_mask_rows_differ_by_seed_step_and_purpose() -> None:
     found = [order(MaskBatches(examples(16), 0, 4, 16, seed, 0, 2)) for seed in (0, 1, 0)]
     assert found[0] == found[2] != found[1]
     assert found[0][:4] != found[0][4:]
-    assert found[0][:4] != order(Batches(examples(16), 0, 4, 0, 0, 4))
+    assert found[0][:4] != order(Batches([course(examples(16))], 0, 4, 0, 0, 4))
 
 
 def test_all_rows_are_used_in_the_long_run() -> None:
@@ -275,6 +280,8 @@ def config(**finetune: Any) -> SimpleNamespace:
         "batch_size": 4,
         "clip": 1.0,
         "evaluate_every": 6,
+        "train": Train.full,
+        "l1": 0.0,
     }
     trainer = {
         "accelerator": "cpu",
@@ -286,7 +293,7 @@ def config(**finetune: Any) -> SimpleNamespace:
     return SimpleNamespace(
         finetune=SimpleNamespace(**options | finetune),
         trainer=SimpleNamespace(**trainer),
-        graft=SimpleNamespace(**graft, score_rows=8),
+        graft=SimpleNamespace(**graft, score_rows=8, selector=Selector.learned),
         task=SimpleNamespace(metric=Metric.accuracy),
         seed=13,
     )
@@ -312,7 +319,7 @@ def train(folder: Path, cfg: SimpleNamespace, kill: int | None = None):
     folder.mkdir(exist_ok=True)
     tiny, (log, seen) = Tiny(), killing("finetune/step", kill)
     data = examples(22)
-    progress = finetune(tiny, cfg, data[:14], data[14:], 0, folder, log)
+    progress = finetune(tiny, cfg, [course(data[:14], data[14:])], 0, folder, log)
     return progress, {n: t.clone() for n, t in tiny.trained().items()}, seen, tiny
 
 
@@ -392,9 +399,9 @@ def test_sgd_without_clip_is_the_formula(tmp_path: Path) -> None:
     for net in (tiny, by_hand):
         net.drop.p = 0.0
     data = examples(22)
-    finetune(tiny, cfg, data[:14], data[14:], 0, tmp_path, lambda _: None)
+    finetune(tiny, cfg, [course(data[:14], data[14:])], 0, tmp_path, lambda _: None)
     by_hand.train()
-    for step, batch in enumerate(Batches(data[:14], 0, 4, cfg.seed, 0, 3)):
+    for step, batch in enumerate(Batches([course(data[:14])], 0, 4, cfg.seed, 0, 3)):
         by_hand.zero_grad()
         nn.functional.cross_entropy(by_hand(batch), batch["labels"]).backward()
         with torch.no_grad():
@@ -470,7 +477,7 @@ def test_mask_training_is_localize(tmp_path: Path) -> None:
         total = 0.0
         for split in (data[:8], data[14:]):
             hits = [
-                int(model(next(iter(Batches([e], 0, 1, 0, 0, 1)))).argmax()) == e.label
+                int(model(next(iter(Batches([course([e])], 0, 1, 0, 0, 1)))).argmax()) == e.label
                 for e in split
             ]
             total += sum(hits) / len(hits)

@@ -42,6 +42,8 @@ def with_peers(
         except GraftError as error:  # altered, or just being replaced: no reason to fail this run
             log.warning("overlap: %s is left out (%s)", run["id"], error)
             continue
+        if other.base != graft.base:  # a stage of sequential fine-tuning starts elsewhere
+            continue
         regions[run["task"]] = other.region()
         overlap[run["task"]] = {**graft.overlap(other), "run": run["id"]}
     names = sorted(regions)

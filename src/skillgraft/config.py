@@ -69,6 +69,14 @@ class Kind(StrEnum):
     linear = "linear"
 
 
+class Train(StrEnum):
+    """Which parameters fine-tuning trains: all graftable ones, their biases, or low-rank updates."""
+
+    full = "full"
+    bias = "bias"
+    lora = "lora"
+
+
 class Pool(StrEnum):
     """Which hidden state a linear head reads."""
 
@@ -95,8 +103,45 @@ class Selector(StrEnum):
     """How a region is chosen (method: section 3)."""
 
     learned = "learned"
+    stitch_l1 = "stitch_l1"
+    attribution = "attribution"
+    fisher = "fisher"
     movement = "movement"
+    magnitude = "magnitude"
     random = "random"
+    bias = "bias"
+    layer = "layer"
+    module = "module"
+    file = "file"
+
+
+# The keys of `graft` that each selector reads, beside its name.
+MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows")
+READ: dict[Selector, tuple[str, ...]] = {
+    Selector.learned: (*MASKED, "sigmoid_bias"),
+    Selector.stitch_l1: (*MASKED, "start", "penalty"),
+    Selector.attribution: ("points", "rounds", "batch_size", "examples"),
+    Selector.fisher: ("points", "per_example", "batch_size", "examples"),
+    Selector.layer: ("layer",),
+    Selector.module: ("module",),
+    Selector.file: ("rule",),
+}
+UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
+OPTIONAL = ("score_every", "score_rows", "per_example", "rounds")  # may be null
+
+
+class Rule(StrEnum):
+    """How stored grafts become one."""
+
+    union = "union"
+    intersection = "intersection"
+
+
+class Take(StrEnum):
+    """What a stage of continual learning starts from: the last one's graft, or its θ_ft."""
+
+    graft = "graft"
+    finetuned = "finetuned"
 
 
 class Mode(StrEnum):
@@ -173,6 +218,9 @@ class ModelConfig:
     revision: str | None = silent(None)
     graftable: list[str] = MISSING
     attention: str = MISSING
+    after: str | None = silent(None)  # a run; what it left is the identity
+    sequence: list[str] = silent(list)
+    take: Take = Take.graft
 
 
 @dataclass
@@ -191,6 +239,11 @@ class FinetuneConfig:
     clip: float = between(0)
     schedule: Schedule = MISSING
     evaluate_every: int = between(1)
+    train: Train = Train.full
+    l1: float = field(default=0.0, metadata={"low": 0, "high": None})
+    rank: int | None = field(default=None, metadata={"low": 1, "high": None})
+    alpha: int | None = field(default=None, metadata={"low": 1, "high": None})
+    tasks: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -206,6 +259,26 @@ class GraftConfig:
     score_every: int | None = field(default=None, metadata={"low": 1, "high": None})
     score_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
     match: str | None = silent(None)
+    start: float | None = field(default=None, metadata={"low": 0, "high": None})
+    penalty: float | None = field(default=None, metadata={"low": 0, "high": None})
+    points: int | None = field(default=None, metadata={"low": 1, "high": None})
+    rounds: int | None = field(default=None, metadata={"low": 1, "high": None})
+    per_example: bool | None = None
+    layer: str | None = None
+    module: str | None = None
+    paths: list[str] = silent(list)  # the digests of the files are the identity
+    by: Selector | None = silent(None)
+    rule: Rule | None = None
+
+
+@dataclass
+class CompareConfig:
+    """Models that stand beside the graft in metrics.json; none of them is a graft (section 3)."""
+
+    temperature: bool = False
+    wise: list[float] = field(default_factory=list, metadata={"low": 0, "high": 1})
+    lottery: list[int] = field(default_factory=list, metadata={"low": 0, "high": None})
+    inside: list[int] = field(default_factory=list, metadata={"low": 1, "high": None})
 
 
 @dataclass
@@ -239,6 +312,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     graft: GraftConfig = field(default_factory=GraftConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = silent(LoggerConfig)
     sparsity: float = between(0, 1)
@@ -249,6 +323,7 @@ class RunConfig:
     data_dir: str | None = silent()
     force: bool = silent()
     ood: dict[str, TaskConfig] = silent(dict)
+    others: dict[str, TaskConfig] = silent(dict)  # of a mixture, or earlier in a sequence
 
 
 def register() -> None:
@@ -341,32 +416,60 @@ def check(cfg: RunConfig) -> None:
         if isinstance(node, float) and not math.isfinite(node):
             raise InputError(f"{name}={node}: expected a finite value{limits(entry)}")
         low, high = entry.metadata.get("low"), entry.metadata.get("high")
-        if low is not None and node is not None and not (low <= node <= (high or float("inf"))):
-            raise InputError(f"{name}={node}: expected a value{limits(entry)}")
+        for value in node if OmegaConf.is_list(node) else [node]:
+            if low is None or value is None or low <= value <= (high or float("inf")):
+                continue
+            raise InputError(f"{name}={value}: expected a value{limits(entry)}")
     for key, name in (("task.name", cfg.task.name), ("model.name", cfg.model.name)):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
             raise InputError(
                 f"{key}={name}: it names a folder; expected letters, digits and any of _ . + -"
             )
     check_task(cfg.task)
-    if cfg.finetune.kind is Kind.linear and (
-        cfg.finetune.pool is None or cfg.finetune.head_lr is None
-    ):
-        raise InputError("finetune.pool and finetune.head_lr: finetune.kind=linear needs both")
     if cfg.trainer.accelerator not in ("cpu", "gpu"):
         raise InputError(f"trainer.accelerator={cfg.trainer.accelerator}: expected cpu or gpu")
     if cfg.trainer.precision not in PRECISIONS:
         raise InputError(
             f"trainer.precision={cfg.trainer.precision}: expected one of {', '.join(PRECISIONS)}"
         )
-    if cfg.graft.selector is Selector.learned:
-        if cfg.graft.match not in (None, "learned"):
-            raise InputError(
-                f"graft.match={cfg.graft.match}: the learned selector finds its own size"
-            )
-        for name in ("steps", "lr", "sigmoid_bias", "batch_size", "examples", "score_every"):
-            if cfg.graft[name] is None:  # type: ignore[index]
-                raise InputError(f"graft.{name}: graft.selector=learned needs a value")
+    check_finetune(cfg)
+    check_graft(cfg.graft)
+    if cfg.model.sequence and cfg.task.name not in cfg.model.sequence:
+        raise InputError(
+            f"model.sequence={list(cfg.model.sequence)}: task.name={cfg.task.name} is not in it"
+        )
+
+
+def check_finetune(cfg: RunConfig) -> None:
+    """Raise InputError where the values of a fine-tuning do not fit together."""
+    options = cfg.finetune
+    if options.kind is Kind.linear and (options.pool is None or options.head_lr is None):
+        raise InputError("finetune.pool and finetune.head_lr: finetune.kind=linear needs both")
+    if options.train is Train.lora and (options.rank is None or options.alpha is None):
+        raise InputError("finetune.rank and finetune.alpha: finetune.train=lora needs both")
+    if options.l1 and options.train is Train.lora:
+        raise InputError("finetune.l1: not for finetune.train=lora, whose movement is not sparse")
+    tasks = list(options.tasks)
+    if tasks and (cfg.task.name not in tasks or len(set(tasks)) != len(tasks)):
+        raise InputError(
+            f"finetune.tasks={tasks}: expected different tasks, task.name={cfg.task.name} among them"
+        )
+    if tasks and options.kind is Kind.linear:
+        raise InputError("finetune.tasks: tasks do not share a linear head; use a prompt")
+
+
+def check_graft(graft: GraftConfig) -> None:
+    """Raise InputError where the selector lacks a value, or has one that it cannot follow."""
+    selector = graft.selector
+    for name in READ.get(selector, ()):
+        if graft[name] is None and name not in OPTIONAL:  # type: ignore[index]
+            raise InputError(f"graft.{name}: graft.selector={selector.value} needs a value")
+    if graft.match not in (None, selector.value) and selector is Selector.learned:
+        raise InputError(f"graft.match={graft.match}: the learned selector finds its own size")
+    if graft.match not in (None, selector.value) and selector in (Selector.stitch_l1, *UNSIZED):
+        raise InputError(f"graft.match={graft.match}: the {selector.value} selector has no size")
+    if selector is Selector.file and not graft.paths:
+        raise InputError("graft.paths: graft.selector=file needs the files of grafts, or runs")
 
 
 def check_task(task: TaskConfig) -> None:
@@ -404,20 +507,31 @@ def verbalizer(task: TaskConfig) -> dict[str, str]:
 
 
 def expand(cfg: RunConfig, folders: list[Path]) -> None:
-    """Fill `cfg.ood` with the task files that `task.ood` names, found as Hydra finds groups."""
-    OmegaConf.set_struct(cast(DictConfig, cfg.ood), False)  # Hydra locks the configuration
+    """Fill `cfg.ood` and `cfg.others` with the task files that are named, found as Hydra finds groups."""
+    for node in (cfg.ood, cfg.others):
+        OmegaConf.set_struct(cast(DictConfig, node), False)  # Hydra locks the configuration
+    if cfg.finetune.tasks:
+        cfg.task.ood = []  # a mixture is measured on its tasks
     for name in (name for name in cfg.task.ood if name not in cfg.ood):
-        files = [folder / "task" / f"{name}.yaml" for folder in folders]
-        found = next((file for file in files if file.is_file()), None)
-        if found is None:
-            known = sorted({f.stem for folder in folders for f in (folder / "task").glob("*.yaml")})
-            raise InputError(f"task.ood: no task '{name}'.{nearest(name, known)}")
-        try:
-            task = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(found))
-        except OmegaConfBaseException as error:
-            raise InputError(f"{found}: {explain(error)}") from error
-        task.ood = []
-        cfg.ood[name] = cast(TaskConfig, task)
+        cfg.ood[name] = task_file(name, "task.ood", folders)
+    for name in (name for name in cfg.finetune.tasks if name not in (cfg.task.name, *cfg.others)):
+        cfg.others[name] = task_file(name, "finetune.tasks", folders)
+        cfg.others[name].test_rows = cfg.task.test_rows
+
+
+def task_file(name: str, key: str, folders: list[Path]) -> TaskConfig:
+    """Return the task of a configuration file of the group `task`, without its own OOD sets."""
+    files = [folder / "task" / f"{name}.yaml" for folder in folders]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        known = sorted({f.stem for folder in folders for f in (folder / "task").glob("*.yaml")})
+        raise InputError(f"{key}: no task '{name}'.{nearest(name, known)}")
+    try:
+        task = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(found))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{found}: {explain(error)}") from error
+    task.ood = []
+    return cast(TaskConfig, task)
 
 
 def plain(cfg: Any) -> dict[str, Any]:
@@ -453,13 +567,27 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
 
 
 def idle(cfg: RunConfig) -> set[str]:
-    """Return the keys that a sized selector, or fine-tuning by prompt, never reads."""
-    unread: set[str] = set()
-    if cfg.graft.selector is not Selector.learned:
-        unread |= {n for n, _ in keys() if n.startswith("graft.") and n != "graft.selector"}
+    """Return the keys that the selector, or the kind of fine-tuning, never reads."""
+    read = {"graft.selector", *(f"graft.{name}" for name in READ.get(cfg.graft.selector, ()))}
+    unread = {name for name, _ in keys() if name.startswith("graft.") and name not in read}
+    if cfg.graft.selector in UNSIZED:
+        unread.add("sparsity")
     if cfg.finetune.kind is Kind.prompt:
         unread |= {"finetune.pool", "finetune.norm", "finetune.head_lr"}
+    if cfg.finetune.train is not Train.lora:
+        unread |= {"finetune.rank", "finetune.alpha"}
+    if not cfg.model.sequence and cfg.model.after is None:
+        unread.add("model.take")
     return unread
+
+
+def described(cfg: RunConfig) -> str:
+    """Return the selector with its sparsity, or with what it takes instead, for names of runs."""
+    graft = cfg.graft
+    if graft.selector not in UNSIZED:
+        return f"{graft.selector.value}-s{cfg.sparsity:g}"
+    part = {Selector.layer: graft.layer, Selector.module: graft.module}.get(graft.selector)
+    return graft.selector.value + (f"-{part}".replace(" ", "_") if part else "")
 
 
 def package_path(path: str, key: str, hint: str = "") -> Path:

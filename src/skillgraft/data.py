@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +31,17 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskData:
-    """All rows a run reads, after sampling; `ood` holds the test rows of other tasks."""
+    """All rows a run reads, after sampling; `ood` holds the test rows of other tasks.
+
+    `others` are whole tasks beside the run's own: of a mixture, or earlier in a sequence.
+    """
 
     train: list[Row]
     validation: list[Row]
     test: list[Row]
     ood: dict[str, list[Row]]
     notes: list[str]
+    others: dict[str, TaskData] = field(default_factory=dict)
 
     def evaluated(self) -> dict[str, list[Row]]:
         """Return the splits on which models are measured, by their name in metrics.json."""
@@ -337,7 +341,26 @@ def contamination(train: Sequence[Row], test: Sequence[Row]) -> int:
 
 def load(cfg: RunConfig) -> TaskData:
     """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests."""
-    task, labels = cfg.task, list(cfg.task.labels)
+    task = cfg.task
+    own = load_task(task, cfg)
+    ood = {}
+    for name in task.ood:
+        other = cfg.ood[name]
+        if is_pair(other) != is_pair(task):
+            raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
+        rename = {**{label: label for label in other.labels}, **task.ood_labels}
+        rows = load_split(other, "test", cfg.data_dir, list(task.labels), rename)
+        if not rows:
+            raise InputError(f"task.ood: {name} has no test rows")
+        ood[name] = rows[: task.test_rows]
+        own.notes.extend(overlapping(own.train, f"ood/{name}", ood[name]))
+    others = {name: load_task(other, cfg) for name, other in cfg.others.items()}
+    return replace(own, ood=ood, others=others)
+
+
+def load_task(task: TaskConfig, cfg: RunConfig) -> TaskData:
+    """Return the sampled rows of one task, without out-of-distribution tests."""
+    labels = list(task.labels)
     if task.source is Source.files and not (task.train and task.test):
         raise InputError(f"task {task.name}: task.train and task.test: give a file for each")
     everything = {s: load_split(task, s, cfg.data_dir, labels, {}) for s in SPLITS}
@@ -355,17 +378,12 @@ def load(cfg: RunConfig) -> TaskData:
             f"task {task.name}: no rows are left for validation: give task.validation or lower shots"
         )
     test = everything["test"][: task.test_rows]
-    ood = {}
-    for name in task.ood:
-        other = cfg.ood[name]
-        if is_pair(other) != is_pair(task):
-            raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
-        rename = {**{label: label for label in other.labels}, **task.ood_labels}
-        rows = load_split(other, "test", cfg.data_dir, labels, rename)
-        if not rows:
-            raise InputError(f"task.ood: {name} has no test rows")
-        ood[name] = rows[: task.test_rows]
-    for name, rows in {"test": test, **{f"ood/{n}": r for n, r in ood.items()}}.items():
-        if shared := contamination(train, rows):
-            notes.append(f"{name}: {shared} of {len(rows)} rows have a text that is also in train")
-    return TaskData(train, validation, test, ood, notes)
+    return TaskData(train, validation, test, {}, notes + overlapping(train, "test", test))
+
+
+def overlapping(train: Sequence[Row], name: str, rows: Sequence[Row]) -> list[str]:
+    """Return a note where rows of a test are also in train."""
+    shared = contamination(train, rows)
+    return [f"{name}: {shared} of {len(rows)} rows have a text that is also in train"] * bool(
+        shared
+    )

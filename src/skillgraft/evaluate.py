@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import log_softmax, softmax
 
 from skillgraft.config import Metric
 from skillgraft.model import Classifier
@@ -24,14 +25,23 @@ Predictions = dict[str, np.ndarray]  # split → (N, classes) float32
 
 @torch.no_grad()
 def predict(
-    classifier: Classifier, examples: Sequence[Encoded], pad: int, batch_size: int
+    classifier: Classifier,
+    examples: Sequence[Encoded],
+    pad: int,
+    batch_size: int,
+    words: torch.Tensor | None = None,
 ) -> np.ndarray:
-    """Return (N, classes) float32 class probabilities, without dropout, in the examples' order."""
+    """Return (N, classes) float32 class probabilities, without dropout, in the examples' order.
+
+    `words` are the verbalizer's ids of another task than the classifier's own.
+    """
     training, device = classifier.training, next(classifier.parameters()).device
     classifier.eval()
     out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     for positions in by_length(examples, batch_size):
         batch = collate([examples[i] for i in positions], pad)
+        if words is not None:
+            batch["words"] = words
         logits = classifier({name: tensor.to(device) for name, tensor in batch.items()})
         for position, row in zip(positions, logits.double().softmax(-1).float().cpu(), strict=True):
             out[position] = row
@@ -109,16 +119,44 @@ def compare(
         model: {split: measure(p, labels[split], metric) for split, p in splits.items()}
         for model, splits in predictions.items()
     }
-    for split, measured in out["graft"].items():
-        measured["agreement"] = agreement(
-            predictions["graft"][split], predictions["finetuned"][split]
-        )
-        measured["relative_gain"] = relative_gain(
-            measured[metric.value],
-            out["pretrained"][split][metric.value],
-            out["finetuned"][split][metric.value],
-        )
+    for model in set(out) - {"pretrained", "finetuned"}:
+        for split, measured in out[model].items():
+            measured["agreement"] = agreement(
+                predictions[model][split], predictions["finetuned"][split]
+            )
+            measured["relative_gain"] = relative_gain(
+                measured[metric.value],
+                out["pretrained"][split][metric.value],
+                out["finetuned"][split][metric.value],
+            )
     return out
+
+
+def fit_temperature(probabilities: np.ndarray, labels: Sequence[int]) -> float:
+    """Return the temperature in [0.05, 20] with the least NLL on (N, classes) probabilities.
+
+    Guo et al. (ICML 2017): logits divided by it; above 1 the model gets less sure.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits, truth = log_probabilities(probabilities), np.asarray(labels)
+
+    def nll(log_temperature: float) -> float:
+        scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -float(scaled[np.arange(len(truth)), truth].mean())
+
+    best = minimize_scalar(nll, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(best.x))
+
+
+def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return (N, classes) float32 probabilities with their logits divided by a temperature."""
+    return softmax(log_probabilities(probabilities) / temperature, axis=1).astype(np.float32)
+
+
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms, float64, of probabilities not below 1e-12: logits up to a constant a row."""
+    return np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
 
 
 def reliability(probabilities: np.ndarray, labels: Sequence[int]) -> pd.DataFrame:

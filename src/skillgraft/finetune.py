@@ -6,10 +6,11 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft.config import FinetuneConfig, Optimizer, RunConfig, Schedule
+from skillgraft.config import FinetuneConfig, Metric, Optimizer, RunConfig, Schedule, Train
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.model import Classifier
@@ -30,15 +31,26 @@ Log = Callable[[dict[str, Any]], None]
 LOG_EVERY = 10  # steps whose losses are averaged into one row of the history
 
 
+class Course(NamedTuple):
+    """What fine-tuning reads of one task; `words` are its verbalizer's ids, None the classifier's own."""
+
+    task: str
+    metric: Metric
+    train: Sequence[Encoded]
+    validation: Sequence[Encoded]
+    words: Tensor | None = None
+
+
 @dataclass
 class Batches:
     """The training batches of steps `start` to `steps`, the same whatever was done before.
 
     An epoch's order comes from (seed, epoch) alone, so a resumed run sees the batches that an
-    unbroken one would have seen.
+    unbroken one would have seen. Of T courses each has one batch in every cycle of T steps, in an
+    order that comes from (seed, cycle): tasks count alike, whatever their number of rows.
     """
 
-    examples: Sequence[Encoded]
+    courses: Sequence[Course]
     pad: int
     size: int
     seed: int
@@ -51,15 +63,35 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield one batch a step."""
-        per_epoch = -(-len(self.examples) // self.size)
-        order: list[list[int]] = []
-        epoch = -1
+        orders = [EpochOrder(len(course.train), self.size, self.seed) for course in self.courses]
         for step in range(self.start, self.steps):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                random = np.random.default_rng(derive(self.seed, "data", "epoch", epoch))
-                order = in_batches(random.permutation(len(self.examples)).tolist(), self.size)
-            yield collate([self.examples[i] for i in order[step % per_epoch]], self.pad)
+            cycle, place = divmod(step, len(self.courses))
+            if len(self.courses) > 1:
+                random = np.random.default_rng(derive(self.seed, "data", "cycle", cycle))
+                place = int(random.permutation(len(self.courses))[place])
+            course = self.courses[place]
+            batch = collate([course.train[i] for i in orders[place].at(cycle)], self.pad)
+            yield batch if course.words is None else {**batch, "words": course.words}
+
+
+@dataclass
+class EpochOrder:
+    """Which rows the batches of one task hold: every row once an epoch."""
+
+    rows: int
+    size: int
+    seed: int
+    epoch: int = -1
+    order: list[list[int]] = field(default_factory=list)
+
+    def at(self, number: int) -> list[int]:
+        """Return the positions of the rows of a batch, counted from the start of training."""
+        epoch, place = divmod(number, -(-self.rows // self.size))
+        if epoch != self.epoch:
+            random = np.random.default_rng(derive(self.seed, "data", "epoch", epoch))
+            self.epoch = epoch
+            self.order = in_batches(random.permutation(self.rows).tolist(), self.size)
+        return self.order[place]
 
 
 @dataclass
@@ -79,27 +111,34 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
 
 
 class FineTuning(pl.LightningModule):
-    """Trains exactly the graftable parameters, and a new head where there is one."""
+    """Trains what of the classifier asks for a gradient: graftable parameters, and a new head.
+
+    `only` maps graftable names to bool tensors: entries where it is False stay as they are.
+    """
 
     def __init__(
         self,
         classifier: Classifier,
         cfg: RunConfig,
-        validation: Sequence[Encoded],
+        courses: Sequence[Course],
         pad: int,
         folder: Path,
         log: Log,
+        only: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.classifier, self.cfg, self.validation, self.pad = classifier, cfg, validation, pad
-        self.folder, self.note = folder, log
+        self.classifier, self.cfg, self.courses, self.pad = classifier, cfg, courses, pad
+        self.folder, self.note, self.only = folder, log, only
+        self.named = {n: p for n, p in classifier.named_parameters() if p.requires_grad}
+        self.start: dict[str, Tensor] = {}  # what a movement is measured from, where that is needed
+        if only is not None or cfg.finetune.l1:
+            self.start = {n: p.detach().clone() for n, p in classifier.graftable.items()}
         self.progress = Progress()
         self.losses: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD or AdamW over graftable parameters and head; no decay on vectors (as LM-BFF)."""
-        self.named = {n: p for n, p in self.classifier.named_parameters() if p.requires_grad}
         optimizer = self.optimizer = make_optimizer(self.cfg.finetune, self.named)
         for key, tensor in self.moments.items():
             kind, _, name = key.partition("/")
@@ -126,6 +165,7 @@ class FineTuning(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log, and at each evaluation keep the best model and what a resumed run needs."""
+        self.pull_back()
         self.progress.step += 1
         step, last = self.progress.step, self.progress.step == self.cfg.finetune.steps
         if step % LOG_EVERY == 0 or last:
@@ -138,24 +178,51 @@ class FineTuning(pl.LightningModule):
             self.evaluate()
             self.save()
 
+    @torch.no_grad()
+    def pull_back(self) -> None:
+        """After an optimiser's step: the proximal step of l1 · ‖θ − θ_start‖₁, and entries held fast.
+
+        A subgradient of the l1 term would leave every entry a little off; the proximal step (soft
+        thresholding by lr · l1) puts entries that move less than that exactly back.
+        """
+        if not self.start:
+            return
+        threshold = self.optimizer.param_groups[0]["lr"] * self.cfg.finetune.l1
+        for name, start in self.start.items():
+            parameter = self.classifier.graftable[name]
+            if threshold and parameter.requires_grad:
+                moved = nn.functional.softshrink(parameter - start, threshold)
+                # entries that have not moved keep their own bits
+                parameter.copy_(torch.where(moved == 0, start, start + moved))
+            if self.only is not None:
+                parameter.copy_(torch.where(self.only[name], parameter, start))
+
     def evaluate(self) -> None:
-        """Measure the validation rows, and write the model where it is strictly the best so far."""
-        metric = self.cfg.task.metric
-        labels = [example.label for example in self.validation]
-        probabilities = predict(
-            self.classifier, self.validation, self.pad, self.cfg.trainer.evaluation_batch_size
-        )
-        if not np.isfinite(probabilities).all():
-            raise InputError(
-                f"fine-tuning diverged by step {self.progress.step}: lower finetune.lr"
+        """Measure the validation rows, and write the model where it is strictly the best so far.
+
+        Over several tasks the score is the mean of the tasks' own metrics.
+        """
+        step, scores = self.progress.step, []
+        for course in self.courses:
+            probabilities = predict(
+                self.classifier,
+                course.validation,
+                self.pad,
+                self.cfg.trainer.evaluation_batch_size,
+                course.words,
             )
-        measured = measure(probabilities, labels, metric)
-        step, score = self.progress.step, measured[metric.value]
-        row = {f"finetune/validation/{name}": value for name, value in measured.items()}
-        self.record({"finetune/step": step, **row})
-        if score is not None and score > self.progress.best_score:
+            if not np.isfinite(probabilities).all():
+                raise InputError(f"fine-tuning diverged by step {step}: lower finetune.lr")
+            labels = [example.label for example in course.validation]
+            measured = measure(probabilities, labels, course.metric)
+            scores.append(measured[course.metric.value] or 0.0)
+            among = f"{course.task}/" if len(self.courses) > 1 else ""
+            row = {f"finetune/validation/{among}{name}": v for name, v in measured.items()}
+            self.record({"finetune/step": step, **row})
+        score = sum(scores) / len(scores)
+        if score > self.progress.best_score:
             self.progress.best_step, self.progress.best_score = step, score
-            write_tensors(self.folder / "best.safetensors", self.classifier.trained(), {})
+            write_tensors(self.folder / "best.safetensors", dict(self.named), {})
 
     def record(self, row: dict[str, Any]) -> None:
         """Keep a row of the history and pass it on."""
@@ -164,7 +231,7 @@ class FineTuning(pl.LightningModule):
 
     def save(self) -> None:
         """Write weights, optimiser state and progress: what a resumed run needs, whole or not at all."""
-        state = {f"weights/{name}": t for name, t in self.classifier.trained().items()}
+        state: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.named.items()}
         for name, parameter in self.named.items():
             for kind, tensor in self.optimizer.state[parameter].items():
                 if isinstance(tensor, Tensor):
@@ -182,9 +249,8 @@ class FineTuning(pl.LightningModule):
         device = next(self.classifier.parameters()).device
         self.losses = [torch.tensor(loss, device=device) for loss in self.progress.losses]
         tensors = load_file(path)
-        prefix = "weights/"
-        self.classifier.restore(
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        self.restore(
+            {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
         )
         prefix = "optimizer/"
         self.moments = {
@@ -192,6 +258,12 @@ class FineTuning(pl.LightningModule):
         }
         for row in self.progress.history:
             self.note(row)
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy stored tensors into what is trained."""
+        for name, parameter in self.named.items():
+            parameter.copy_(tensors[name])
 
 
 def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -250,29 +322,86 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, batches: Iterable[Batch
         module.to(device)  # Lightning leaves the module on the CPU
 
 
+@contextmanager
+def trainable(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
+    """Make trainable what `finetune.train` names inside a `with` block.
+
+    Low-rank updates are merged into the dense matrices at its end, so that the graftable tensors
+    hold what was learned whatever was trained.
+    """
+    options = cfg.finetune
+    if options.train is Train.full:
+        yield
+        return
+    if options.train is Train.bias:
+        for name, parameter in classifier.graftable.items():
+            parameter.requires_grad_(name.endswith("bias"))
+        yield
+    else:
+        with low_rank(classifier, cfg):
+            yield
+    for parameter in classifier.graftable.values():
+        parameter.requires_grad_(True)
+
+
+@contextmanager
+def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
+    """Give every graftable matrix a trainable low-rank update, and merge them at the end."""
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(
+            'finetune.train=lora needs peft: pip install "skillgraft[lora]"'
+        ) from error
+    options = cfg.finetune
+    assert options.rank is not None
+    assert options.alpha is not None
+    ours = {id(parameter) for parameter in classifier.graftable.values()}
+    matrices = [
+        name
+        for name, module in classifier.model.named_modules()
+        if id(getattr(module, "weight", None)) in ours and module.weight.ndim == 2
+    ]
+    transposed = any(type(classifier.model.get_submodule(n)).__name__ == "Conv1D" for n in matrices)
+    settings = peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        target_modules=matrices,
+        fan_in_fan_out=transposed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(cfg.seed, "model", "lora"))
+        adapted = peft.get_peft_model(classifier.model, settings)
+    yield
+    adapted.merge_and_unload()
+
+
 def finetune(
     classifier: Classifier,
     cfg: RunConfig,
-    train: Sequence[Encoded],
-    validation: Sequence[Encoded],
+    courses: Sequence[Course],
     pad: int,
     folder: Path,
     log: Log,
+    only: Mapping[str, Tensor] | None = None,
 ) -> Progress:
     """Fine-tune `classifier` in place to its best validation model, and return the history.
 
     `folder` keeps the best model and the last checkpoint; a killed fine-tuning goes on from there
-    and ends with the same bits.
+    and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says.
     """
-    module = FineTuning(classifier, cfg, validation, pad, folder, log)
-    module.resume()
-    options = cfg.finetune
-    start = module.progress.step
-    if start < options.steps:
-        batches = Batches(train, pad, options.batch_size, cfg.seed, start, options.steps)
-        trainer = make_trainer(cfg, len(batches), folder, gradient_clip_val=options.clip or None)
-        fit(trainer, module, batches)
-    classifier.eval()
-    if module.progress.best_step >= 0:
-        classifier.restore(load_file(folder / "best.safetensors"))
+    with trainable(classifier, cfg):
+        module = FineTuning(classifier, cfg, courses, pad, folder, log, only)
+        module.resume()
+        options = cfg.finetune
+        start = module.progress.step
+        if start < options.steps:
+            batches = Batches(courses, pad, options.batch_size, cfg.seed, start, options.steps)
+            trainer = make_trainer(
+                cfg, len(batches), folder, gradient_clip_val=options.clip or None
+            )
+            fit(trainer, module, batches)
+        classifier.eval()
+        if module.progress.best_step >= 0:
+            module.restore(load_file(folder / "best.safetensors"))
     return module.progress

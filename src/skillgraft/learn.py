@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skillgraft.config import GraftConfig, RunConfig
+from skillgraft.config import GraftConfig, RunConfig, Selector
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.finetune import Log, Progress, fit, make_trainer, write_tensors
@@ -98,8 +98,12 @@ class MaskTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return plain SGD on the scores."""
-        assert self.cfg.graft.lr is not None
-        return MaskSGD(self.relaxed, self.cfg.graft.lr)
+        graft = self.cfg.graft
+        assert graft.lr is not None
+        # Lightning has divided by the number of batches; Localize-and-Stitch sums over them.
+        summed = graft.selector is Selector.stitch_l1
+        times = self.trainer.accumulate_grad_batches if summed else 1
+        return MaskSGD(self.relaxed, graft.lr * times)
 
     def on_train_start(self) -> None:
         """Turn dropout off, and take back the gradients that moving the module has replaced."""
@@ -123,8 +127,7 @@ class MaskTraining(pl.LightningModule):
         if not np.isfinite(loss):
             raise InputError(f"mask training diverged at step {self.done}: lower graft.lr")
         row = {"graft/step": self.done, "graft/loss": loss}
-        assert graft.score_every is not None
-        if self.done % graft.score_every == 0 or self.done == graft.steps:
+        if self.done % (graft.score_every or 1) == 0 or self.done == graft.steps:
             row |= self.score()
             self.record(row)
             self.save()
@@ -132,8 +135,14 @@ class MaskTraining(pl.LightningModule):
             self.record(row)
 
     def score(self) -> dict[str, Any]:
-        """Score the rounded graft: the metric on training rows plus that on validation rows."""
+        """Score the rounded graft: the metric on training rows plus that on validation rows.
+
+        Without `graft.score_every` no row is read and a later graft always counts.
+        """
         metric, chosen, row = self.cfg.task.metric, self.relaxed.region(), {}
+        if self.cfg.graft.score_every is None:
+            self.best.offer(self.done, float(self.done), chosen)
+            return {"graft/size": chosen.numel()}
         size = self.cfg.trainer.evaluation_batch_size
         with self.relaxed.rounded(chosen):
             for split, rows in self.scored.items():

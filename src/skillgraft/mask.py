@@ -17,25 +17,18 @@ from skillgraft.region import Layout
 from skillgraft.seeds import derive
 
 
-class RelaxedGraft:
-    """θ(S) = θ_pre + γ(S) ⊙ Δ, living in a model's own parameters while it is open.
+class FlatModel:
+    """A model's graftable parameters as views of one flat vector θ, and so their gradients.
 
-    The parameters become views of one flat vector, and so do their gradients; the tensors that the
-    parameters had are kept as θ_pre and put back by `close`, bit for bit. Model-sized memory: θ_pre,
-    θ, Δ, S, the gradient, and one byte an entry for γ_base.
+    The tensors that the parameters had are kept as θ_pre and put back by `close`, bit for bit.
+    Model-sized memory: θ_pre, θ, Δ and the gradient.
     """
 
     def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        finetuned: Mapping[str, Tensor],
-        base: Tensor,
-        scores: Tensor,
-        bias: float,
+        self, parameters: Mapping[str, nn.Parameter], finetuned: Mapping[str, Tensor]
     ) -> None:
-        self.parameters, self.finetuned, self.bias = dict(parameters), finetuned, bias
+        self.parameters, self.finetuned = dict(parameters), finetuned
         self.layout = Layout.of(self.parameters)
-        self.base, self.scores = base, scores  # (n,) bool and (n,) float
         self.before = {
             name: (p.data, p.grad, p.requires_grad) for name, p in self.parameters.items()
         }
@@ -44,7 +37,6 @@ class RelaxedGraft:
         self.gradient = torch.zeros_like(self.theta)
         self.delta = difference(finetuned, self.pretrained).to(first)
         self.link()
-        self.build()
 
     def link(self) -> None:
         """Make the parameters and their gradients views of the flat vectors.
@@ -70,19 +62,55 @@ class RelaxedGraft:
             yield slice(start, start + size)
 
     @torch.no_grad()
-    def build(self) -> None:
-        """Write θ(S) into the parameters."""
+    def write(self, gamma: Callable[[slice], Tensor | float]) -> None:
+        """Write θ_pre + γ ⊙ Δ into the parameters; `gamma` gives γ of a chunk, or a number."""
         for name, view in self.layout.views(self.theta).items():
             view.copy_(self.before[name][0])
         for at in self.chunks():
-            gamma = region.relax(self.scores[at], self.base[at], self.bias)
-            self.theta[at].addcmul_(gamma.to(self.theta.dtype), self.delta[at])
+            share = gamma(at)
+            if isinstance(share, Tensor):
+                self.theta[at].addcmul_(share.to(self.theta.dtype), self.delta[at])
+            else:
+                self.theta[at].add_(self.delta[at], alpha=share)
+
+    def close(self) -> None:
+        """Give every parameter back its own tensor, gradient and flag."""
+        for name, parameter in self.parameters.items():
+            data, gradient, flag = self.before[name]
+            parameter.data, parameter.grad = data, gradient
+            parameter.requires_grad_(flag)
+
+
+class RelaxedGraft(FlatModel):
+    """θ(S) = θ_pre + γ(S) ⊙ Δ, living in a model's own parameters while it is open.
+
+    Beside what a FlatModel has: the scores S and one byte an entry for γ_base.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        finetuned: Mapping[str, Tensor],
+        base: Tensor,
+        scores: Tensor,
+        bias: float,
+        penalty: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, finetuned)
+        self.base, self.scores = base, scores  # (n,) bool and (n,) float
+        self.bias, self.penalty = bias, penalty
+        self.build()
+
+    def build(self) -> None:
+        """Write θ(S) into the parameters."""
+        self.write(lambda at: region.relax(self.scores[at], self.base[at], self.bias))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """S ← S − lr · (1 − 2γ_base) ⊙ g ⊙ Δ ⊙ σ'(S − c), g the gradient gathered since the last step.
 
-        Clears the gradient and writes the new θ(S).
+        With a penalty λ, less λ · (1 − 2γ_base) ⊙ σ'(S − c) too: the l1 norm of γ. Clears the gradient
+        and writes the new θ(S).
         """
         for name, view in self.layout.views(self.gradient).items():
             gradient = self.parameters[name].grad
@@ -90,6 +118,8 @@ class RelaxedGraft:
                 raise RuntimeError(f"the gradient of {name} is not the engine's: link() it again")
         for at in self.chunks():
             change = region.slope(self.scores[at], self.base[at], self.bias)
+            if self.penalty:
+                self.scores[at].sub_(change, alpha=self.penalty)
             change.mul_(self.gradient[at]).mul_(self.delta[at])
             self.scores[at].sub_(change, alpha=lr)
         self.gradient.zero_()
@@ -119,13 +149,6 @@ class RelaxedGraft:
             for name, parameter in self.parameters.items():
                 region.write_at(self.before[name][0], indices[name], saved[name])
                 parameter.data = views[name]
-
-    def close(self) -> None:
-        """Give every parameter back its own tensor, gradient and flag."""
-        for name, parameter in self.parameters.items():
-            data, gradient, flag = self.before[name]
-            parameter.data, parameter.grad = data, gradient
-            parameter.requires_grad_(flag)
 
 
 @torch.no_grad()

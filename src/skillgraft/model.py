@@ -71,7 +71,8 @@ class Classifier(nn.Module):
             inputs["token_type_ids"] = batch["token_type_ids"]
         if self.head is None:
             self._position = batch["mask_position"]
-            return self.model(**inputs).logits[:, 0].index_select(1, self.words).float()
+            words = batch.get("words", self.words)  # a batch of another task brings its own
+            return self.model(**inputs).logits[:, 0].index_select(1, words).float()
         hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
         return self.head(self._pooled(hidden, batch).to(self.head.weight.dtype)).float()
 

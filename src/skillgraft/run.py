@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import platform
@@ -9,16 +10,17 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
 from skillgraft import config, data, store
-from skillgraft.config import RunConfig, Selector
+from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
 from skillgraft.store import Identity, Store
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skillgraft.evaluate import Predictions
+    from skillgraft.finetune import Course
     from skillgraft.graft import Graft
     from skillgraft.model import Classifier
     from skillgraft.prompt import Encoded
@@ -59,7 +62,12 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.expand(cfg, list(folders))
     store.absolute_paths(cfg)
+    store.resolve_after(cfg)
+    for stage in store.chain(cfg):
+        task = OmegaConf.merge(OmegaConf.structured(TaskConfig), stage["config"].task)
+        cfg.others[stage["task"]] = cast(TaskConfig, task)
     rows = data.load(cfg)
+    store.resolve_paths(cfg, rows)
     size = store.matched_size(cfg, rows)
     identity = store.identify(cfg, rows, size)
     place = Store(cfg.store)
@@ -81,6 +89,43 @@ def found(folder: Path) -> Path:
     log.info("already whole, nothing to do (force=true runs it again)")
     show(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The rows on which a task is measured, as token ids; `words` are its verbalizer's."""
+
+    task: TaskConfig
+    splits: Mapping[str, Sequence[Encoded]]
+    words: Tensor | None
+
+    def labels(self) -> dict[str, list[int]]:
+        """Return the label of every row by split."""
+        return {name: [row.label for row in rows] for name, rows in self.splits.items()}
+
+    def predict(self, classifier: Classifier, pad: int, size: int) -> Predictions:
+        """Return the class probabilities of a model on every split."""
+        from skillgraft.evaluate import predict
+
+        return {n: predict(classifier, r, pad, size, self.words) for n, r in self.splits.items()}
+
+    def write(self, predictions: Mapping[str, Predictions], path: Path) -> None:
+        """Write a row an example, model and split."""
+        from skillgraft import evaluate
+
+        frame = evaluate.to_frame(predictions, self.labels(), list(self.task.labels))
+        frame.to_parquet(path, index=False)
+
+
+def discard(row: Mapping[str, Any]) -> None:
+    """Log nothing: the curves of comparison models are not kept."""
+
+
+def for_task(cfg: RunConfig, task: TaskConfig) -> RunConfig:
+    """Return the configuration with another task in the place of the run's own."""
+    other = copy.deepcopy(cfg)
+    other.task = task
+    return other
 
 
 class Making:
@@ -142,22 +187,62 @@ class Making:
         tokenizer = model.load_tokenizer(folder)
         self.classifier: Classifier = model.load_model(cfg, folder, tokenizer)
         self.pad = tokenizer.pad_token_id or 0
-        encoder = prompt.make_encoder(cfg, tokenizer, model.longest_input(self.classifier))
-        self.train = encoder(self.rows.train)
-        self.splits: dict[str, list[Encoded]] = {
-            name: encoder(rows) for name, rows in self.rows.evaluated().items()
-        }
-        self.labels = {n: [r.label for r in rows] for n, rows in self.splits.items()}
+        self.tasks = {cfg.task.name: cfg.task, **cfg.others}
+        positions = model.longest_input(self.classifier)
+        self.panels: dict[str, Panel] = {}
+        self.trains: dict[str, list[Encoded]] = {}
+        for name, task in self.tasks.items():
+            part = self.rows if name == cfg.task.name else self.rows.others[name]
+            encoder = prompt.make_encoder(for_task(cfg, task), tokenizer, positions)
+            words = None
+            if len(self.tasks) > 1 and cfg.finetune.kind is not Kind.linear:
+                words = torch.tensor(prompt.words_to_ids(task, tokenizer))
+            splits = {split: encoder(rows) for split, rows in part.evaluated().items()}
+            self.panels[name] = Panel(task, splits, words)
+            self.trains[name] = encoder(part.train)
+        self.own = self.panels[cfg.task.name]
         self.classifier.to("cuda" if gpu else "cpu")
-        # θ_pre as the checkpoint has it; the classifier's own tensors are trained in place.
+        self.start()
+
+    def start(self) -> None:
+        """Keep θ_pre; in a sequence, what the last stage left, with the regions that are taken."""
+        import torch
+
+        # the classifier's own tensors are trained in place
+        self.origin = {n: p.detach().clone() for n, p in self.classifier.graftable.items()}
+        self.pretrained, self.taken = self.origin, torch.empty(0, dtype=torch.int64)
+        before = store.chain(self.cfg)
+        if not before:
+            return
+        if self.cfg.model.take is Take.graft:
+            from skillgraft.graft import Graft
+
+            grafts = [Graft.load(stage["folder"] / "graft.safetensors") for stage in before]
+            for graft in grafts:
+                graft.apply(self.classifier.model)
+            self.taken = torch.cat([graft.region() for graft in grafts]).unique()
+        else:
+            from safetensors.torch import load_file
+
+            last = store.read_json(before[-1]["folder"] / "status.json")
+            whole = self.place.finetuned(last["finetuned"])
+            if not store.is_whole(whole):
+                raise InputError(
+                    f"model.after={last['id']}: its fine-tuned weights are not in {whole}"
+                )
+            self.classifier.restore(load_file(whole / "weights.safetensors"))
         self.pretrained = {n: p.detach().clone() for n, p in self.classifier.graftable.items()}
+        if self.cfg.model.take is not Take.graft:
+            self.origin = self.pretrained
 
     def predict(self) -> Predictions:
-        """Return the class probabilities of the classifier as it stands, on every split."""
-        from skillgraft.evaluate import predict
+        """Return the class probabilities of the classifier as it stands, on every split of the task."""
+        return self.own.predict(self.classifier, self.pad, self.batch_size)
 
-        size = self.cfg.trainer.evaluation_batch_size
-        return {n: predict(self.classifier, r, self.pad, size) for n, r in self.splits.items()}
+    @property
+    def batch_size(self) -> int:
+        """The number of rows of a batch without gradients."""
+        return self.cfg.trainer.evaluation_batch_size
 
     def finetuned(self, tracker: Tracker) -> Path:
         """Return the folder of the run's fine-tuning, made here or found, and log its curves."""
@@ -176,29 +261,46 @@ class Making:
 
     def make_finetuned(self, whole: Path, tracker: Tracker) -> None:
         """Fine-tune, evaluate θ_ft and θ_pre on every split, and publish both for all runs to share."""
-        from skillgraft import evaluate
         from skillgraft.finetune import finetune, write_tensors
 
         folder = self.place.partial(f"finetuned-{self.identity.finetuned}")
         progress = finetune(
-            self.classifier,
-            self.cfg,
-            self.train,
-            self.splits["validation"],
-            self.pad,
-            folder,
-            tracker.log,
+            self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log
         )
         write_tensors(folder / "weights.safetensors", self.classifier.trained(), {})
-        after = self.predict()
+        after = {
+            n: p.predict(self.classifier, self.pad, self.batch_size) for n, p in self.panels.items()
+        }
         self.reset()
-        predictions = {"pretrained": self.predict(), "finetuned": after}
-        frame = evaluate.to_frame(predictions, self.labels, list(self.cfg.task.labels))
-        frame.to_parquet(folder / "predictions.parquet", index=False)
+        for name, panel in self.panels.items():
+            before = panel.predict(self.classifier, self.pad, self.batch_size)
+            predictions = {"pretrained": before, "finetuned": after[name]}
+            panel.write(predictions, folder / f"predictions{self.suffix(name)}.parquet")
         store.write_json(folder / "history.json", progress.history)
         for scratch in ("resume.safetensors", "best.safetensors"):
             (folder / scratch).unlink(missing_ok=True)
         self.place.publish(folder, whole, {"best_step": progress.best_step})
+
+    def suffix(self, task: str) -> str:
+        """Return what the names of a task's files end in: nothing for a run's only task."""
+        mixed = bool(self.cfg.finetune.tasks)
+        return f"-{task}" if mixed or task != self.cfg.task.name else ""
+
+    def courses(self) -> list[Course]:
+        """Return what fine-tuning reads: the run's task, or all tasks of a mixture."""
+        from skillgraft.finetune import Course
+
+        names = list(self.cfg.finetune.tasks) or [self.cfg.task.name]
+        return [
+            Course(
+                name,
+                self.tasks[name].metric,
+                self.trains[name],
+                self.panels[name].splits["validation"],
+                self.panels[name].words,
+            )
+            for name in names
+        ]
 
     def reset(self) -> None:
         """Put θ_pre back into the classifier; a fine-tuned head stays, it serves all models."""
@@ -207,66 +309,166 @@ class Making:
 
     def choose(self, cached: Path, tracker: Tracker) -> Graft:
         """Return the graft of the region that the selector chooses."""
+        import torch
         from safetensors.torch import load_file
 
         from skillgraft import region
         from skillgraft.graft import Graft
-        from skillgraft.seeds import derive
 
         cfg, weights = self.cfg, load_file(cached / "weights.safetensors")
         heads = {n.removeprefix("head."): t for n, t in weights.items() if n.startswith("head.")}
-        finetuned = {name: weights[name] for name in self.pretrained}
+        self.after = finetuned = {name: weights[name] for name in self.pretrained}
         self.classifier.restore({**self.pretrained, **{f"head.{n}": t for n, t in heads.items()}})
+        if (twin := self.twin()) is not None:
+            return twin
         total = sum(p.numel() for p in self.pretrained.values())
+        if self.taken.numel():  # regions of earlier stages are not this one's to change
+            layout = region.Layout.of(self.pretrained)
+            for name, index in layout.split(self.taken).items():
+                region.write_at(finetuned[name], index, self.pretrained[name].cpu().take(index))
         asked = region.region_size(cfg.sparsity, total) if self.size is None else self.size
         if asked > total:
             raise InputError(f"graft.match: {asked} entries, of {total} that are graftable here")
-        if cfg.graft.selector is Selector.learned:
-            chosen = self.learn(finetuned, asked, total, tracker)
-        elif cfg.graft.selector is Selector.movement:
-            from skillgraft.mask import base_region
-
-            chosen = base_region(finetuned, self.pretrained, asked)
-        else:
-            chosen = region.at_random(total, asked, derive(cfg.seed, "mask", "random"))
+        if cfg.graft.selector is Selector.file:
+            return self.stored(heads)
+        if all(torch.equal(finetuned[n], p.cpu()) for n, p in self.pretrained.items()):
+            log.warning("fine-tuning moved nothing: every graft is the pre-trained model")
+        if asked == 0 and cfg.graft.selector not in UNSIZED:
+            log.warning("sparsity=%g of %d asks for no entry", cfg.sparsity, total)
+        chosen = self.region(finetuned, asked, total, tracker).cpu()
+        chosen = chosen[~torch.isin(chosen, self.taken)]
         meta = {
             "model": cfg.model.name,
             "task": cfg.task.name,
             "labels": list(cfg.task.labels),
             "selector": cfg.graft.selector.value,
-            "asked_sparsity": cfg.sparsity,
+            "asked_sparsity": None if cfg.graft.selector in UNSIZED else cfg.sparsity,
             "seed": cfg.seed,
             "run": self.identity.id,
             "finetune": cfg.finetune.kind.value,
             "pool": cfg.finetune.pool.value if heads and cfg.finetune.pool else None,
             "norm": cfg.finetune.norm if heads else None,
         }
-        graft = Graft.take(chosen.cpu(), self.pretrained, finetuned, meta, heads)
-        graft.save(self.folder / "graft.safetensors")
-        return graft
+        return Graft.take(chosen, self.origin, finetuned, meta, heads)
+
+    def twin(self) -> Graft | None:
+        """Return the graft of a whole run that differs in comparison models only, if there is one."""
+        from skillgraft.graft import Graft
+
+        same = (run for run in self.place.runs() if run.get("region") == self.identity.region)
+        found = next((run["id"] for run in same if run["id"] != self.identity.id), None)
+        if found is None:
+            return None
+        log.info("region: taken from %s", found)
+        folder = self.place.run(found)
+        if (folder / "history.json").is_file():
+            shutil.copy(folder / "history.json", self.folder)
+        graft = Graft.load(folder / "graft.safetensors")
+        return replace(graft, meta={**graft.meta, "run": self.identity.id})
+
+    def region(
+        self, finetuned: Mapping[str, Tensor], asked: int, total: int, tracker: Tracker
+    ) -> Tensor:
+        """Return the sorted flat indices that the selector chooses."""
+        from skillgraft import learn, mask, region, select
+        from skillgraft.seeds import derive
+
+        cfg, options = self.cfg, self.cfg.graft
+        match options.selector:
+            case Selector.learned | Selector.stitch_l1:
+                return self.learn(finetuned, asked, total, tracker)
+            case Selector.movement:
+                return mask.base_region(finetuned, self.pretrained, asked)
+            case Selector.magnitude:
+                return select.magnitude(finetuned, asked)
+            case Selector.random:
+                return region.at_random(total, asked, derive(cfg.seed, "mask", "random"))
+            case Selector.bias:
+                return select.whole(finetuned, lambda name: name.endswith("bias"))
+            case Selector.layer | Selector.module:
+                return self.part(finetuned)
+        rows = self.trains[cfg.task.name]
+        size = 1 if options.per_example else options.batch_size
+        assert size is not None
+        assert options.examples is not None
+        batches = learn.MaskBatches(rows, self.pad, size, options.examples, cfg.seed, 0, 1)
+        flat = mask.FlatModel(self.classifier.graftable, finetuned)
+
+        def losses() -> Iterable[Tensor]:
+            return select.batch_losses(self.classifier, batches, flat.theta.device)
+
+        try:
+            points = options.points or 1
+            if options.selector is Selector.fisher:
+                return select.fisher(flat, losses, asked, points)
+            if options.rounds is not None:
+                return select.greedy(flat, losses, asked, options.rounds)
+            return select.attribution(flat, losses, asked, points)
+        finally:
+            flat.close()
+
+    def part(self, finetuned: Mapping[str, Tensor]) -> Tensor:
+        """Return every entry of the block, or kind of module, that the configuration names."""
+        from skillgraft import select
+        from skillgraft.graft import layer_of, module_of
+
+        kind = self.cfg.graft.selector.value
+        asked, of = (
+            (self.cfg.graft.layer, layer_of)
+            if self.cfg.graft.selector is Selector.layer
+            else (self.cfg.graft.module, module_of)
+        )
+        if asked not in (known := select.part_names(finetuned, kind)):
+            raise InputError(f"graft.{kind}={asked}: this model has {', '.join(known)}")
+        return select.whole(finetuned, lambda name: of(name) == asked)
+
+    def stored(self, heads: Mapping[str, Tensor]) -> Graft:
+        """Return the grafts of the files that are named, made one by the rule."""
+        from skillgraft import region
+        from skillgraft.graft import Graft
+
+        options = self.cfg.graft
+        files = [store.graft_file(path) for path in options.paths]
+        graft, *others = (Graft.load(file) for file in files)
+        for other in others:
+            graft = graft | other if options.rule is Rule.union else graft & other
+        if graft.base != region.digest(self.origin):
+            raise InputError(
+                f"graft.paths: {files[0]}: its base model is {graft.describe()}, not this one"
+            )
+        meta = {**graft.meta, "run": self.identity.id, "task": self.cfg.task.name}
+        return replace(graft, meta=meta, head=dict(heads))
 
     def learn(
         self, finetuned: Mapping[str, Tensor], asked: int, total: int, tracker: Tracker
     ) -> Tensor:
         """Return the learned region's indices, and log the curves of mask training."""
+        import torch
+
         from skillgraft import learn, mask
 
-        cfg = self.cfg
-        log.info("mask training: %d steps", cfg.graft.steps)
+        cfg, options = self.cfg, self.cfg.graft
+        log.info("mask training: %d steps", options.steps)
         device = next(iter(self.pretrained.values())).device
         base = mask.as_mask(mask.base_region(finetuned, self.pretrained, asked), total)
-        scores = mask.initial_scores(total, cfg.seed).to(device)
-        assert cfg.graft.sigmoid_bias is not None
+        if options.selector is Selector.stitch_l1:  # γ = σ(M): no region to flip, ±start instead
+            assert options.start is not None
+            scores = torch.where(base, options.start, -options.start).to(device)
+            base, bias = torch.zeros_like(base), 0.0
+        else:
+            scores = mask.initial_scores(total, cfg.seed).to(device)
+            assert options.sigmoid_bias is not None
+            bias = options.sigmoid_bias
         relaxed = mask.RelaxedGraft(
-            self.classifier.graftable, finetuned, base, scores, cfg.graft.sigmoid_bias
+            self.classifier.graftable, finetuned, base, scores, bias, options.penalty or 0.0
         )
         try:
             chosen, history = learn.learn(
                 self.classifier,
                 relaxed,
                 cfg,
-                self.train,
-                self.splits["validation"],
+                self.trains[cfg.task.name],
+                self.own.splits["validation"],
                 self.pad,
                 self.folder,
                 tracker.log,
@@ -278,17 +480,41 @@ class Making:
         return chosen
 
     def evaluate(self, cached: Path, graft: Graft) -> tuple[dict[str, Any], dict[str, Predictions]]:
-        """Return metrics.json and the predictions of all three models."""
+        """Return metrics.json and the predictions of all models on the run's own task."""
         from skillgraft import evaluate
 
-        predictions = evaluate.read_predictions(cached / "predictions.parquet")
+        graft.save(self.folder / "graft.safetensors")
+        predictions = {
+            name: evaluate.read_predictions(cached / f"predictions{self.suffix(name)}.parquet")
+            for name in self.panels
+        }
         with graft.applied(self.classifier):
-            predictions["graft"] = self.predict()
-        frame = evaluate.to_frame(predictions, self.labels, list(self.cfg.task.labels))
-        frame.to_parquet(self.folder / "predictions.parquet", index=False)
+            self.note(predictions, "graft")
+        self.beside(graft, predictions)
+        own = predictions.pop(self.cfg.task.name)
+        temperatures = {}
+        if self.cfg.compare.temperature:
+            for model in ("finetuned", "graft"):
+                validation = self.own.labels()["validation"]
+                temperature = evaluate.fit_temperature(own[model]["validation"], validation)
+                temperatures[model] = temperature
+                own[f"{model}_scaled"] = {
+                    split: evaluate.scale(p, temperature) for split, p in own[model].items()
+                }
         metrics: dict[str, Any] = dict(
-            evaluate.compare(predictions, self.labels, self.cfg.task.metric)
+            evaluate.compare(own, self.own.labels(), self.cfg.task.metric)
         )
+        self.own.write(own, self.folder / "predictions.parquet")
+        for name, models in predictions.items():
+            panel = self.panels[name]
+            models = {model: {"test": splits["test"]} for model, splits in models.items()}
+            panel.write(models, self.folder / f"predictions-{name}.parquet")
+            for model, measured in evaluate.compare(
+                models, panel.labels(), panel.task.metric
+            ).items():
+                metrics[model][f"tasks/{name}"] = measured["test"]
+        if temperatures:
+            metrics["temperature"] = temperatures
         metrics["region"] = {
             "size": graft.size,
             "sparsity": graft.sparsity,
@@ -297,7 +523,63 @@ class Making:
             "module": graft.by_module(),
         }
         store.write_json(self.folder / "metrics.json", metrics)
-        return metrics, predictions
+        return metrics, own
+
+    def note(self, predictions: dict[str, dict[str, Predictions]], model: str) -> None:
+        """Add the predictions of the classifier as it stands, under a model's name, for every task."""
+        for name, panel in self.panels.items():
+            predictions[name][model] = panel.predict(self.classifier, self.pad, self.batch_size)
+
+    def beside(self, graft: Graft, predictions: dict[str, dict[str, Predictions]]) -> None:
+        """Add the predictions of the comparison models that the configuration asks for."""
+        import torch
+
+        parameters = self.classifier.graftable
+        for alpha in self.cfg.compare.wise:
+            for name, parameter in parameters.items():
+                delta = self.after[name].to(parameter) - self.pretrained[name]
+                parameter.data.copy_(self.pretrained[name] + alpha * delta)
+            self.note(predictions, f"wise_{alpha:g}")
+        inside = {
+            name: torch.zeros(p.numel(), dtype=torch.bool).index_fill_(0, graft.indices[name], 1)
+            for name, p in parameters.items()
+        }
+        only = {
+            name: m.view_as(parameters[name]).to(parameters[name].device)
+            for name, m in inside.items()
+        }
+        for steps in self.cfg.compare.lottery:
+            for name, parameter in parameters.items():
+                parameter.data.copy_(self.pretrained[name] * only[name])
+            self.train_inside(only, steps, f"lottery_{steps}", predictions)
+        for steps in self.cfg.compare.inside:
+            self.reset()
+            graft.apply(self.classifier)
+            self.train_inside(only, steps, f"inside_{steps}", predictions)
+        self.reset()
+
+    def train_inside(
+        self,
+        only: Mapping[str, Tensor],
+        steps: int,
+        model: str,
+        predictions: dict[str, dict[str, Predictions]],
+    ) -> None:
+        """Train the region's entries alone for some steps, all else held fast, and note the result."""
+        from skillgraft.finetune import finetune
+
+        cfg = copy.deepcopy(self.cfg)
+        cfg.finetune.steps, cfg.finetune.train, cfg.finetune.l1 = steps, Train.full, 0.0
+        heads = list(self.classifier.head.parameters()) if self.classifier.head else []
+        for parameter in heads:
+            parameter.requires_grad_(False)
+        folder = self.folder / model
+        folder.mkdir(exist_ok=True)
+        finetune(self.classifier, cfg, self.courses(), self.pad, folder, discard, only)
+        shutil.rmtree(folder)
+        for parameter in heads:
+            parameter.requires_grad_(True)
+        self.note(predictions, model)
 
     def report(
         self,
@@ -309,14 +591,16 @@ class Making:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
         from skillgraft import compare, evaluate, figure
 
-        tests = {model: splits["test"] for model, splits in predictions.items()}
+        tests = {model: predictions[model]["test"] for model in MODELS}
         title = f"{self.cfg.task.name}, {self.identity.group}, seed {self.cfg.seed}"
         diagram = figure.save(
-            figure.reliability_diagram(tests, self.labels["test"], title),
+            figure.reliability_diagram(tests, self.own.labels()["test"], title),
             self.folder / "figures" / "reliability.png",
         )
         tracker.image("reliability", diagram)
-        tracker.table("reliability_bins", compare.reliability_table(tests, self.labels["test"]))
+        tracker.table(
+            "reliability_bins", compare.reliability_table(tests, self.own.labels()["test"])
+        )
         overlap, names, matrix = compare.with_peers(
             graft, self.cfg.task.name, self.identity, self.place
         )
@@ -353,6 +637,8 @@ class Making:
             "rivals": self.identity.rivals,
             "finetuned": self.identity.finetuned,
             "setting": self.identity.setting,
+            "region": self.identity.region,
+            "stage": self.identity.stage,
         }
         self.place.publish(folder, self.place.run(self.identity.id), status)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from skillgraft import checkpoint
-from skillgraft.config import RunConfig, Selector, identity
+from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
 
@@ -31,7 +32,8 @@ class Identity:
 
     `finetuned` names the fine-tuning it shares; `peers` is equal for runs that differ in task and
     data only; `rivals` for runs that differ in the selector and its options only; `setting` for
-    runs that differ in the seed and the rows it draws.
+    runs that differ in the seed and the rows it draws; `region` for runs whose region is the same,
+    since they differ in comparison models only; `stage` names a place in a sequence of tasks.
     """
 
     id: str
@@ -41,6 +43,8 @@ class Identity:
     peers: str
     rivals: str
     setting: str
+    region: str
+    stage: str
     digests: Mapping[str, str]
 
 
@@ -52,29 +56,148 @@ def short_hash(values: Mapping[str, Any]) -> str:
 
 def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identity:
     """Return the identity of a run from its configuration and the digests of what it reads."""
-    store = Store(cfg.store)
-    digests = {"data": data.digest(), **checkpoint.digests(cfg.model, store.cache / "digests")}
-    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
-    values = {**identity(cfg), **{f"digest.{k}": v for k, v in digests.items()}, "device": device}
+    digests = {"data": data.digest(), **base_digests(cfg)}
+    if cfg.graft.selector is Selector.file:
+        files = [checkpoint.file_digest(graft_file(path)) for path in cfg.graft.paths]
+        digests["grafts"] = short_hash({"files": files})
+    values = {**base_values(cfg), **{f"digest.{k}": v for k, v in digests.items()}}
     if size is not None:
         values[SIZE] = size
+    own: tuple[str, ...] = ("task.", "digest.data")
+    if cfg.model.after is not None:
+        values["digest.after"] = Path(cfg.model.after).name
+    if cfg.finetune.tasks:
+        tasks = {**cfg.others, cfg.task.name: cfg.task}
+        rows = {**{name: part.digest() for name, part in data.others.items()}}
+        rows[cfg.task.name] = data.digest()
+        mixed = {name: [definition(tasks[name]), rows[name]] for name in cfg.finetune.tasks}
+        values["digest.mixture"] = short_hash(mixed)
 
     def without(*prefixes: str) -> dict[str, Any]:
         return {name: v for name, v in values.items() if not name.startswith(prefixes)}
 
-    selector = cfg.graft.selector.value
-    name = f"{cfg.task.name}-{cfg.model.name}-{selector}-s{cfg.sparsity:g}"
+    beside = "compare."
+    name = f"{cfg.task.name}-{cfg.model.name}-{described(cfg)}"
     whole = short_hash(values)
+    mixture = own if cfg.finetune.tasks else ()
     return Identity(
         id=f"{name}-seed{cfg.seed}-{whole}",
         group=name,
         hash=whole,
-        finetuned=short_hash(without("graft.", "sparsity")),
-        peers=short_hash(without("task.", "digest.data", SIZE)),
-        rivals=short_hash(without("graft.")),
-        setting=short_hash({**without("seed", "digest.data", SIZE), "matched": size is not None}),
+        finetuned=short_hash(without("graft.", "sparsity", beside, "digest.grafts", *mixture)),
+        peers=short_hash(without(*own, SIZE, beside, "digest.after")),
+        rivals=short_hash(without("graft.", beside)),
+        setting=short_hash(
+            {
+                **without("seed", "digest.data", SIZE, "digest.after", "digest.mixture"),
+                "matched": size is not None,
+            }
+        ),
+        region=short_hash(without(beside)),
+        stage=stage(cfg, [*(c["task"] for c in chain(cfg)), cfg.task.name]),
         digests=digests,
     )
+
+
+def base_digests(cfg: RunConfig) -> dict[str, str]:
+    """Return the digests of the base model's weights and tokenizer."""
+    return checkpoint.digests(cfg.model, Store(cfg.store).cache / "digests")
+
+
+def base_values(cfg: RunConfig) -> dict[str, Any]:
+    """Return what of the configuration can change the result, and the device."""
+    device = "cuda" if cfg.trainer.accelerator == "gpu" else "cpu"
+    return {**identity(cfg), "device": device}
+
+
+def definition(task: TaskConfig) -> list[Any]:
+    """Return what of a task, beside its rows, can change a fine-tuning."""
+    return [task.template, verbalizer(task), list(task.labels), task.metric.value, task.max_length]
+
+
+def graft_file(path: str) -> Path:
+    """Return the graft file of a run's folder, or the file itself."""
+    file = Path(path) / "graft.safetensors" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise InputError(f"graft.paths: no graft file {file}")
+    return file
+
+
+def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
+    """Make every path of `graft.paths` the folder or file of a graft.
+
+    A task's name means the whole run in the store of the same fine-tuning and sparsity whose region
+    the selector `graft.by` chose: for the tasks of a mixture.
+    """
+    if cfg.graft.selector is not Selector.file:
+        return
+    place, found = Store(cfg.store), []
+    probe = copy.deepcopy(cfg)  # the fine-tuning that is shared does not depend on the selector
+    probe.graft.selector = Selector.movement
+    shared = identify(probe, data).finetuned
+    by = cfg.graft.by.value if cfg.graft.by is not None else None
+    for path in cfg.graft.paths:
+        options = (Path(path).expanduser(), place.run(path))
+        known = next((str(option.absolute()) for option in options if option.exists()), None)
+        for run in place.runs() if known is None else ():
+            if (run["finetuned"], run["task"]) != (shared, path):
+                continue
+            if (run["selector"], run["sparsity"]) == (by, cfg.sparsity):
+                known = str(place.run(run["id"]))
+        if known is None:
+            raise InputError(
+                f"graft.paths: {path}: no file, no run, and no task with a whole {by} run of "
+                f"this fine-tuning at sparsity={cfg.sparsity:g} in {place.root}"
+            )
+        found.append(known)
+    cfg.graft.paths = found
+
+
+# ---------------------------------------------------------------------------------------------
+# Sequences of tasks (method: section 7)
+
+
+def stage(cfg: RunConfig, tasks: list[str]) -> str:
+    """Return the name of a place in a sequence: the same for runs that differ in data only."""
+    values = {**base_values(cfg), **base_digests(cfg)}
+    kept = {
+        n: v for n, v in values.items() if not n.startswith(("task.", "compare.", "model.take"))
+    }
+    return f"{short_hash({**kept, 'take': cfg.model.take.value})}:{'>'.join(tasks)}"
+
+
+def resolve_after(cfg: RunConfig) -> None:
+    """Make `model.after` the folder of the run that a stage starts from, or leave it null at the first."""
+    place, sequence = Store(cfg.store), list(cfg.model.sequence)
+    if cfg.model.after is not None:
+        folders = (Path(cfg.model.after).expanduser(), place.run(cfg.model.after))
+        found = next((f.absolute() for f in folders if is_whole(f)), None)
+        if found is None:
+            raise InputError(f"model.after={cfg.model.after}: no whole run of this name")
+        cfg.model.after = str(found)
+    elif earlier := sequence[: sequence.index(cfg.task.name)] if sequence else []:
+        wanted = stage(cfg, earlier)
+        run = next((run for run in place.runs() if run.get("stage") == wanted), None)
+        if run is None:
+            raise InputError(
+                f"model.sequence: the stage {' > '.join(earlier)} of this setting is not in "
+                f"{place.root}; run the tasks in their order"
+            )
+        cfg.model.after = str(place.run(run["id"]))
+
+
+def chain(cfg: RunConfig) -> list[dict[str, Any]]:
+    """Return what was run before a stage, the first stage first: `folder`, `task` and `config`."""
+    stages, after = [], cfg.model.after
+    while after is not None:
+        config = OmegaConf.load(Path(after) / "config.yaml")
+        stages.append({"folder": Path(after), "task": config.task.name, "config": config})
+        after = config.model.after
+    return stages[::-1]
+
+
+# ---------------------------------------------------------------------------------------------
+# Sizes
 
 
 def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
@@ -95,7 +218,8 @@ def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
         return int(read_json(folder / "metrics.json")["region"]["size"])
     rivals = identify(cfg, data).rivals
     found = [run for run in store.runs() if run["rivals"] == rivals and run["selector"] == match]
-    if len(found) != 1:
+    # runs that differ in comparison models have one and the same region
+    if len({run.get("region", run["id"]) for run in found}) != 1:
         names = ", ".join(run["id"] for run in found) or "none"
         raise InputError(
             f"graft.match={match}: expected one whole run in {store.root} that differs in the "
