@@ -48,7 +48,12 @@ def main() -> None:
     # Makes Hydra hand its errors over instead of printing them, so that they can be put in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        app()
+        try:
+            app()
+        finally:
+            from skillgraft import sweep
+
+            sweep.finish()
     except BrokenPipeError:  # as in `skillgraft --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

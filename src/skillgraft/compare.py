@@ -27,8 +27,8 @@ def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) ->
 
 def with_peers(
     graft: Graft, task: str, identity: Identity, place: Store
-) -> tuple[dict[str, dict[str, Any]], list[str], np.ndarray]:
-    """Return the overlaps with the peers' regions by task, all tasks' names, and their IoU matrix.
+) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
+    """Return the overlaps with the peers' regions by task, and the IoU matrix of all these tasks.
 
     Peers are the whole runs whose configuration differs in task and data only.
     """
@@ -47,22 +47,37 @@ def with_peers(
         regions[run["task"]] = other.region()
         overlap[run["task"]] = {**graft.overlap(other), "run": run["id"]}
     names = sorted(regions)
-    matrix = np.array(
+    matrix = pd.DataFrame(
         [
             [region.overlap(regions[a], regions[b], graft.graftable)["iou"] or 0.0 for b in names]
             for a in names
-        ]
+        ],
+        names,
+        names,
     )
-    return overlap, names, matrix
+    return overlap, matrix
 
 
-def collect(place: Store) -> pd.DataFrame:
-    """Return one row a whole run: its status record and every metric, names joined by '/'."""
+def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return one row a whole run, or a run of `only`: its status record and its metrics, names joined by '/'.
+
+    `…/score` is the task's own metric; `config/…` are the values that name the run.
+    """
     rows = []
     for status in place.runs():
-        metrics = read_json(place.run(status["id"]) / "metrics.json")
-        overlap = read_json(place.run(status["id"]) / "overlap.json")
-        rows.append({**status, **evaluate.flatten(metrics), "overlap/compared": len(overlap)})
+        if only is not None and status["id"] not in only:
+            continue
+        folder = place.run(status["id"])
+        metrics, overlap = (read_json(folder / f"{n}.json") for n in ("metrics", "overlap"))
+        row = {name: value for name, value in status.items() if name != "config"}
+        row |= {f"config/{name}": value for name, value in status.get("config", {}).items()}
+        row |= evaluate.flatten(metrics)
+        for model, splits in metrics.items():
+            for split, measured in splits.items() if isinstance(splits, dict) else ():
+                if isinstance(measured, dict) and "accuracy" in measured:
+                    row[f"{model}/{split}/score"] = measured[evaluate.metric_of(measured)]
+        row |= evaluate.flatten({"overlap": overlap}) | {"overlap/compared": len(overlap)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

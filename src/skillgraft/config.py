@@ -282,6 +282,17 @@ class CompareConfig:
 
 
 @dataclass
+class ClaimConfig:
+    """What a sweep is to show at its end; nothing of it can change a run."""
+
+    name: str | None = None
+    at: float | None = None  # the sparsity at which the paper's figure is tested
+    small: list[str] = field(default_factory=list)  # OOD sets under a small shift: SET, or TASK/SET
+    large: list[str] = field(default_factory=list)
+    similar: list[list[str]] = field(default_factory=list)  # groups of tasks that are alike
+
+
+@dataclass
 class TrainerConfig:
     """Where and how the two Lightning modules run."""
 
@@ -315,6 +326,7 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = silent(LoggerConfig)
+    claim: ClaimConfig = silent(ClaimConfig)
     sparsity: float = between(0, 1)
     seed: int = between(0)
     shots: int | None = field(default=MISSING, metadata={"low": 1, "high": None})

@@ -89,6 +89,11 @@ def matthews(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> floa
     return float((right * n - said @ true) / below.sqrt()) if below > 0 else 0.0
 
 
+def metric_of(measured: Mapping[str, Any]) -> str:
+    """Return the name of the task's own metric among those measured: F1, Matthews, or else accuracy."""
+    return next((name for name in ("f1", "matthews") if name in measured), "accuracy")
+
+
 def finite(value: float | None) -> float | None:
     """Return the value, or None where it is not a finite number: records never hold NaN."""
     return value if value is not None and math.isfinite(value) else None

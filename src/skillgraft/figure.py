@@ -1,18 +1,24 @@
-"""Figures of one run: reliability diagrams and the heat map of overlaps."""
+"""Figures: reliability diagrams, heat maps, curves over sparsity, bars by task."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from skillgraft.evaluate import BINS, reliability
+from skillgraft.stats import over_seeds
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey print.
 COLOURS = {"pretrained": "#999999", "finetuned": "#D55E00", "graft": "#0072B2"}
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
 
 
 def reliability_diagram(
@@ -38,33 +44,118 @@ def reliability_diagram(
     return figure
 
 
-def overlap_map(names: Sequence[str], iou: np.ndarray, title: str) -> Figure:
-    """Return the heat map of a symmetric (T, T) matrix of IoU, each cell with its value."""
-    side = 1.6 + 0.7 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+def heat_map(matrix: pd.DataFrame, title: str, label: str) -> Figure:
+    """Return the heat map of a matrix with its values; colours leave out a symmetric one's diagonal."""
+    values = matrix.to_numpy(dtype=float)
+    shown = values
+    if list(matrix.index) == list(matrix.columns) and np.array_equal(values, values.T):
+        shown = values[~np.eye(len(values), dtype=bool)]
+    top, bottom = np.nanmax(shown, initial=0.01), np.nanmin(shown, initial=0.0)
+    height, width = 1.6 + 0.45 * len(matrix.index), 2.6 + 0.7 * len(matrix.columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
-    off = iou[~np.eye(len(names), dtype=bool)]
-    image = axis.imshow(iou, cmap="viridis", vmin=0, vmax=max(0.01, float(off.max(initial=0))))
-    for (row, column), value in np.ndenumerate(iou):
-        bright = value < 0.6 * image.norm.vmax  # type: ignore[operator]
-        axis.text(
-            column,
-            row,
-            f"{value:.2f}",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if bright else "black",
-        )
-    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axis.set_yticks(range(len(names)), names)
-    axis.set_title(title)
-    figure.colorbar(image, label="IoU")
+    sns.heatmap(
+        matrix,
+        ax=axis,
+        cmap="viridis",
+        vmin=bottom,
+        vmax=top,
+        annot=True,
+        fmt=".2f",
+        annot_kws={"fontsize": 7},
+        cbar_kws={"label": label},
+    )
+    axis.set(xlabel="", ylabel="", title=title)
+    axis.tick_params(axis="x", labelrotation=45)
     return figure
 
 
+def curves(rows: pd.DataFrame, value: str, hue: str, levels: Sequence[str] = ()) -> Figure:
+    """Return a value against the measured sparsity (column `x`), a panel a task, a curve a value of `hue`.
+
+    Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines.
+    """
+    tasks = sorted(rows["task"].unique())
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(3.2 * columns + 1.2, 2.6 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
+    kinds = sorted(rows[hue].astype(str).unique())
+    for axis, task in zip(grid, tasks, strict=False):
+        part = rows[rows["task"] == task]
+        sns.lineplot(
+            part.assign(**{hue: part[hue].astype(str)}),
+            x="x",
+            y=value,
+            hue=hue,
+            hue_order=kinds,
+            style=hue,
+            style_order=kinds,
+            markers=True,
+            dashes=False,
+            palette=PALETTE[: len(kinds)],
+            errorbar=interval,
+            err_style="bars",
+            ax=axis,
+            legend=task == tasks[0],
+        )
+        for level, style in zip(levels, (":", "--"), strict=False):
+            axis.axhline(part[level].mean(), color="#666666", linewidth=0.9, linestyle=style)
+        axis.set(
+            xscale="log", title=task, xlabel="sparsity", ylabel=value.removeprefix("graft/test/")
+        )
+    for axis in list(grid):  # of a last line that is not full
+        axis.set_visible(False)
+    first = figure.axes[0]
+    for level, style in zip(levels, (":", "--"), strict=False):
+        first.plot(
+            [], [], color="#666666", linewidth=0.9, linestyle=style, label=level.split("/")[0]
+        )
+    handles, labels = first.get_legend_handles_labels()
+    if (legend := first.get_legend()) is not None:
+        legend.remove()
+    figure.legend(handles, labels, loc="outside right upper", title=hue, fontsize=8)
+    return figure
+
+
+def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
+    """Return a group of bars a task, a bar a column (name → title): means over seeds, t intervals."""
+    long = rows.melt(id_vars=["task"], value_vars=list(columns), var_name="model")
+    long["model"] = long["model"].map(columns)
+    tasks = sorted(long["task"].unique())
+    figure = Figure(figsize=(2.4 + 1.1 * len(tasks), 3.4), layout="constrained")
+    axis = figure.subplots()
+    sns.barplot(
+        long,
+        x="task",
+        y="value",
+        hue="model",
+        order=tasks,
+        hue_order=list(columns.values()),
+        palette=PALETTE[: len(columns)],
+        errorbar=interval,
+        ax=axis,
+    )
+    axis.set(xlabel="", ylabel=label)
+    axis.tick_params(axis="x", labelrotation=30)
+    axis.legend(title="", fontsize=8)
+    return figure
+
+
+def interval(values: pd.Series) -> tuple[float, float]:
+    """Return the bounds of Student's t interval, or the value itself where it is the only one."""
+    found = over_seeds(values.dropna().tolist())
+    if found is None:
+        return math.nan, math.nan
+    if found.low is None or found.high is None:
+        return found.mean, found.mean
+    return found.low, found.high
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG without a time stamp, so that equal data give equal files."""
+    """Write a figure as PNG or SVG without a time stamp, so that equal data give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    stamp = {".svg": "Date"}.get(path.suffix, "Software")
+    with rc_context({"svg.hashsalt": "skillgraft"}):
+        figure.savefig(path, dpi=120, metadata={stamp: None})
     return path

@@ -102,6 +102,11 @@ class Graft:
         """The measured share of graftable parameters that the region keeps."""
         return self.size / self.graftable if self.graftable else 0.0
 
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks whose regions are in it: one, or those of its parents."""
+        return list(dict.fromkeys(named_tasks(self.meta)))
+
     def region(self) -> Tensor:
         """Return the sorted flat indices of the region through all graftable tensors, int64."""
         return self.layout.join(self.indices)
@@ -350,6 +355,14 @@ def check_indices(indices: Mapping[str, Tensor], shapes: Mapping[str, tuple], pa
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Return whether two mappings of tensors are equal, bit for bit."""
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def named_tasks(meta: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the task of a graft, or the tasks of its parents."""
+    if "parents" not in meta:
+        yield str(meta.get("task", "unnamed"))
+    for parent in meta.get("parents", ()):
+        yield from named_tasks(parent)
 
 
 def layer_of(name: str) -> str:

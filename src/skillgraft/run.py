@@ -71,6 +71,8 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     size = store.matched_size(cfg, rows)
     identity = store.identify(cfg, rows, size)
     place = Store(cfg.store)
+    if job is not None:  # so that a sweep knows its runs, under any launcher
+        store.write_json(job / store.RUN_FILE, {"id": identity.id})
     if store.is_whole(place.run(identity.id)) and not cfg.force:
         return found(place.run(identity.id))
     for note in rows.notes:
@@ -164,7 +166,7 @@ class Making:
                 metrics, predictions = self.evaluate(cached, graft)
             with self.timed("report"):
                 self.report(metrics, predictions, graft, tracker)
-        self.finish(job)
+        self.finish(graft, job)
 
     # ------------------------------------------------------------------------------- stages
 
@@ -436,7 +438,7 @@ class Making:
             raise InputError(
                 f"graft.paths: {files[0]}: its base model is {graft.describe()}, not this one"
             )
-        meta = {**graft.meta, "run": self.identity.id, "task": self.cfg.task.name}
+        meta = {**graft.meta, "run": self.identity.id}
         return replace(graft, meta=meta, head=dict(heads))
 
     def learn(
@@ -601,12 +603,10 @@ class Making:
         tracker.table(
             "reliability_bins", compare.reliability_table(tests, self.own.labels()["test"])
         )
-        overlap, names, matrix = compare.with_peers(
-            graft, self.cfg.task.name, self.identity, self.place
-        )
+        overlap, matrix = compare.with_peers(graft, self.cfg.task.name, self.identity, self.place)
         store.write_json(self.folder / "overlap.json", overlap)
-        if len(names) > 1:
-            drawing = figure.overlap_map(names, matrix, f"overlap (IoU), {self.identity.group}")
+        if len(matrix) > 1:
+            drawing = figure.heat_map(matrix, f"overlap (IoU), {self.identity.group}", "IoU")
             tracker.image(
                 "overlap_map", figure.save(drawing, self.folder / "figures" / "overlap.png")
             )
@@ -617,7 +617,7 @@ class Making:
             tracker.summarize({f"overlap/{other}/{name}": v for name, v in scalars.items()})
         tracker.graft(self.folder / "graft.safetensors", f"graft-{self.identity.hash}", graft.meta)
 
-    def finish(self, job: Path | None) -> None:
+    def finish(self, graft: Graft, job: Path | None) -> None:
         """Write what the run was, copy Hydra's files in, and publish the folder."""
         cfg, folder = self.cfg, self.folder
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
@@ -639,6 +639,8 @@ class Making:
             "setting": self.identity.setting,
             "region": self.identity.region,
             "stage": self.identity.stage,
+            "regions": graft.tasks,
+            "config": config.identity(cfg),
         }
         self.place.publish(folder, self.place.run(self.identity.id), status)
 
@@ -675,12 +677,14 @@ def show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from skillgraft import evaluate
+
     metrics, status = (
         store.read_json(folder / "metrics.json"),
         store.read_json(folder / "status.json"),
     )
     region, test = metrics["region"], metrics["graft"]["test"]
-    metric = next((name for name in ("f1", "matthews") if name in test), "accuracy")
+    metric = evaluate.metric_of(test)
     table = Table(
         title=f"{status['task']}, {status['selector']} region of {region['size']:,} of "
         f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}",
@@ -705,9 +709,10 @@ def show(folder: Path) -> None:
         return "–" if value is None else format(value, form)
 
     for split, measured in metrics["graft"].items():
+        own = evaluate.metric_of(measured)  # another task of a mixture may have another
         table.add_row(
-            split,
-            *(number(metrics[model][split][metric], ".3f") for model in MODELS),
+            split if own == metric else f"{split} ({own})",
+            *(number(metrics[model][split][own], ".3f") for model in MODELS),
             *(number(metrics[model][split]["ece"], ".3f") for model in MODELS),
             number(measured["agreement"], ".3f"),
             number(measured["relative_gain"], ".2f"),

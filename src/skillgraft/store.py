@@ -23,6 +23,7 @@ from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
 
 log = logging.getLogger(__name__)
+RUN_FILE = "run.json"  # in a job's folder: which run it made or found
 SIZE = "graft.size"  # in an identity: the size that graft.match came to
 
 
@@ -234,6 +235,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
         self.cache = self.root / ".cache"
+        self.sweeps = self.root / "sweeps"
 
     def run(self, name: str) -> Path:
         """Return the folder of a whole run."""

@@ -1,0 +1,589 @@
+"""The paper's claims (method: section 5): what of each was measured, and whether it holds.
+
+A claim reads the whole runs of a sweep, one row a run with metrics.json's names as columns. Each of
+its statements is one number a seed, an interval over seeds, and the range that the paper's figure
+puts it in; the range's verdict is `stats.verdict`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+
+from skillgraft import figure
+from skillgraft.config import ClaimConfig
+from skillgraft.errors import InputError
+from skillgraft.verdict import Outcome, Statement, by_seed, holm, need, table
+
+KEPT = 0.95  # the share of the fine-tuned score that the paper calls localized
+SCORE = "graft/test/score"
+FULL, BEFORE = "finetuned/test/score", "pretrained/test/score"
+
+
+def columns_of(rows: pd.DataFrame, start: str, end: str) -> list[str]:
+    """Return the columns whose names start and end so."""
+    return [name for name in map(str, rows) if name.startswith(start) and name.endswith(end)]
+
+
+def measured_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with `x`: the mean measured sparsity of a task's regions of one asked sparsity."""
+    keys = ["task", "selector", "sparsity"]
+    return rows.assign(x=rows.groupby(keys)["region/sparsity"].transform("mean"))
+
+
+# ---------------------------------------------------------------------------------------------
+# The eleven claims
+
+
+def sparsity_curve(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Skill is local: at most 0.01 % of the parameters keep more than 95 % of the fine-tuned score."""
+    need(rows, SCORE, FULL)
+    rows = rows.assign(kept=rows[SCORE] / rows[FULL])
+    learned = rows[rows.selector == "learned"]
+    statements = [
+        Statement(
+            f"learned graft ÷ fine-tuned at sparsity {sparsity:g} "
+            f"({part['region/size'].mean():,.0f} entries)",
+            "> 0.95 at ≤ 1e-4 (≤ 8,500 entries)",
+            by_seed(part, "kept"),
+            low=KEPT,
+        )
+        for sparsity, part in learned.groupby("sparsity")
+    ]
+    at = learned[learned.sparsity == (options.at or learned.sparsity.max())]
+    return Outcome(
+        statements,
+        table(
+            rows,
+            ["task", "sparsity", "selector"],
+            {
+                "region/size": "entries",
+                BEFORE: "pre-trained",
+                FULL: "fine-tuned",
+                SCORE: "graft",
+                "kept": "graft ÷ fine-tuned",
+                "graft/test/ece": "ECE",
+                "graft/test/agreement": "agreement",
+            },
+        ),
+        lambda: figure.curves(measured_sparsity(rows), SCORE, "selector", (BEFORE, FULL)),
+        [f"sparsity {at.sparsity.iloc[0]:g}: graft ÷ fine-tuned {holm(at, 'kept', KEPT)}"]
+        if len(at)
+        else [],
+    )
+
+
+def calibration(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Grafts are calibrated: 40 to 90 % less ECE than fine-tuned; and a rival, temperature scaling."""
+    models = ("finetuned", "finetuned_scaled", "graft", "graft_scaled")
+    errors = {f"{model}/test/ece": model.replace("_", ", ") for model in models}
+    need(rows, *errors)
+    rows = rows[rows.selector == "learned"]
+    full, scaled, graft, both = (rows[name] for name in errors)
+    rows = rows.assign(less=full - graft, rival=scaled - graft, fair=scaled - both)
+    means = rows.groupby("seed")[list(errors)].mean()
+    share = 1 - means["graft/test/ece"] / means["finetuned/test/ece"]
+    return Outcome(
+        [
+            Statement(
+                "share of the fine-tuned ECE that the graft is without (of means over tasks)",
+                "0.40 to 0.90",
+                {int(str(seed)): float(value) for seed, value in share.items()},
+                low=0.4,
+            ),
+            Statement(
+                "ECE: fine-tuned − graft",
+                "0.043, 0.092 (SST-2, QNLI)",
+                by_seed(rows, "less"),
+                low=0,
+            ),
+            Statement(
+                "ECE: fine-tuned with a fitted temperature − graft",
+                "not measured",
+                by_seed(rows, "rival"),
+                low=0,
+            ),
+            Statement(
+                "ECE: both with a fitted temperature, fine-tuned − graft",
+                "not measured",
+                by_seed(rows, "fair"),
+                low=0,
+            ),
+        ],
+        table(rows, ["task", "sparsity"], errors),
+        lambda: figure.bars(rows, errors, "ECE"),
+        [f"ECE of fine-tuned − graft {holm(rows, 'less', 0)}"],
+    )
+
+
+def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """The graft against the fine-tuned model: score, ECE, agreement, on single sentences and on pairs."""
+    need(rows, SCORE, FULL)
+    rows = rows[rows.selector == "learned"]
+    rows = rows.assign(
+        gap=rows[SCORE] - rows[FULL],
+        less=rows["finetuned/test/ece"] - rows["graft/test/ece"],
+        kind=rows["config/task.template"]
+        .str.contains("*b*", regex=False)
+        .map({True: "pair", False: "single"}),
+    )
+    paper = {"single": (-0.007, 0.050, 0.93), "pair": (-0.034, 0.096, 0.86)}
+    statements = []
+    for kind, part in rows.groupby("kind", sort=False):
+        score, ece, agreement = paper[str(kind)]
+        statements += [
+            Statement(
+                f"{kind}: graft − fine-tuned score", f"{score}", by_seed(part, "gap"), low=score
+            ),
+            Statement(f"{kind}: ECE, fine-tuned − graft", f"{ece}", by_seed(part, "less"), low=ece),
+            Statement(
+                f"{kind}: agreement",
+                f"{agreement}",
+                by_seed(part, "graft/test/agreement"),
+                low=agreement,
+            ),
+        ]
+    names = {BEFORE: "pre-trained", FULL: "fine-tuned", SCORE: "graft"}
+    columns = {
+        "region/size": "entries",
+        **names,
+        "finetuned/test/ece": "ECE, fine-tuned",
+        "graft/test/ece": "ECE, graft",
+        "graft/test/agreement": "agreement",
+        "graft/test/relative_gain": "relative gain",
+    }
+    return Outcome(
+        statements,
+        table(rows, ["kind", "task", "sparsity"], columns),
+        lambda: figure.bars(rows, names, "score"),
+    )
+
+
+def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
+    full = rows[rows["config/finetune.train"] != "bias"]
+    bias = rows[rows["config/finetune.train"] == "bias"]
+    parts, shifts = (
+        [],
+        {**dict.fromkeys(options.small, "small"), **dict.fromkeys(options.large, "large")},
+    )
+    for name in sorted(columns_of(rows, "graft/ood/", "/score")):
+        split = name.split("/")[2]
+        keys = ["task", "seed", "sparsity"]
+        names = [f"{model}/ood/{split}/score" for model in ("pretrained", "finetuned", "graft")]
+        part = full[[*keys, *names]].set_axis([*keys, "pretrained", "finetuned", "graft"], axis=1)
+        other = bias[[*keys, names[1]]].rename(columns={names[1]: "bitfit"})
+        parts.append(
+            part.merge(other, how="left", on=keys).assign(ood=split).dropna(subset=["graft"])
+        )
+    if not parts:
+        raise InputError("no run of this sweep has an OOD set")
+    long = pd.concat(parts, ignore_index=True)
+    place = long.task + "/" + long.ood
+    long = long.assign(
+        shift=place.map(shifts).fillna(long.ood.map(shifts)).fillna("not stated"),
+        gain=long.graft - long.finetuned,
+        collapse=long.bitfit - long.finetuned,
+    )
+    large, small = long[long["shift"] == "large"], long[long["shift"] == "small"]
+    models = {name: name for name in ("pretrained", "finetuned", "graft", "bitfit")}
+    return Outcome(
+        [
+            Statement(
+                "large shift: graft − fine-tuned", "≥ 0.05", by_seed(large, "gain"), low=0.05
+            ),
+            Statement(
+                "small shift: graft − fine-tuned",
+                "close to 0 (here: within 0.02)",
+                by_seed(small, "gain"),
+                -0.02,
+                0.02,
+            ),
+            Statement(
+                "large shift: BitFit − fine-tuned",
+                "collapses (< 0)",
+                by_seed(large, "collapse"),
+                high=0,
+            ),
+        ],
+        table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),
+        lambda: figure.bars(long.assign(task=long.task + " → " + long.ood), models, "score"),
+    )
+
+
+def movement(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Learned against movement at equal size: far better where small, equal where large."""
+    keys = ["task", "seed", "sparsity"]
+    pairs = rows[rows.selector == "learned"].merge(
+        rows[rows.selector == "movement"], on=keys, suffixes=("", "/movement")
+    )
+    need(pairs, SCORE)
+    pairs = pairs.assign(ahead=pairs[SCORE] - pairs[f"{SCORE}/movement"])
+    levels = sorted(pairs.sparsity.unique())
+    statements = [
+        Statement(
+            f"learned − movement at sparsity {sparsity:g} "
+            f"({part['region/size'].mean():,.0f} entries)",
+            "far better at 1e-5 … 1e-4"
+            if sparsity != levels[-1]
+            else "they meet (here: within 0.01)",
+            by_seed(part, "ahead"),
+            0.0 if sparsity != levels[-1] else -0.01,
+            math.inf if sparsity != levels[-1] else 0.01,
+        )
+        for sparsity, part in pairs.groupby("sparsity")
+    ]
+    both = rows[rows.selector.isin(["learned", "movement"])]
+    return Outcome(
+        statements,
+        table(
+            both,
+            ["task", "sparsity", "selector"],
+            {"region/size": "entries", SCORE: "score", "graft/test/ece": "ECE"},
+        ),
+        lambda: figure.curves(measured_sparsity(both), SCORE, "selector", (BEFORE, FULL)),
+        [
+            f"sparsity {sparsity:g}: learned − movement {holm(part, 'ahead', 0)}"
+            for sparsity, part in pairs.groupby("sparsity")
+        ],
+    )
+
+
+def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """A lottery ticket (all but the region set to 0) without re-training fails at every sparsity."""
+    tickets = sorted(
+        columns_of(rows, "lottery_", "/test/score"),
+        key=lambda name: int(name.split("/")[0].removeprefix("lottery_")),
+    )
+    need(rows, "lottery_0/test/score", SCORE)
+    rows = rows[rows.selector == "learned"]
+    statements = []
+    for name in tickets:
+        steps = name.split("/")[0].removeprefix("lottery_")
+        kept = rows.assign(kept=rows[name] / rows[FULL])
+        best = kept.groupby(["seed", "sparsity"])["kept"].mean().groupby("seed").max().reset_index()
+        statements.append(
+            Statement(
+                f"ticket trained {steps} steps ÷ fine-tuned, best sparsity",
+                "fails without re-training (here: < 0.95)" if steps == "0" else "needs re-training",
+                by_seed(best, "kept"),
+                high=KEPT if steps == "0" else math.inf,
+            )
+        )
+    ahead = rows.assign(ahead=rows[SCORE] - rows["lottery_0/test/score"])
+    statements.append(Statement("graft − untrained ticket", "> 0", by_seed(ahead, "ahead"), low=0))
+    names = {
+        BEFORE: "pretrained",
+        FULL: "finetuned",
+        SCORE: "graft",
+        **{n: n.split("/")[0] for n in tickets},
+    }
+    parts = [rows.assign(kind=names[n], value=rows[n]) for n in (SCORE, *tickets)]
+    long = measured_sparsity(pd.concat(parts, ignore_index=True))
+    return Outcome(
+        statements,
+        table(rows, ["task", "sparsity"], {"region/size": "entries", **names}),
+        lambda: figure.curves(long, "value", "kind", (BEFORE, FULL)),
+    )
+
+
+def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """BitFit learns in 0.1 % of the parameters; the biases of a fully fine-tuned model hold no skill."""
+    keys = ["task", "seed"]
+    full = rows[rows["config/finetune.train"] != "bias"]
+    bias = rows[rows["config/finetune.train"] == "bias"][[*keys, FULL]].rename(
+        columns={FULL: "bitfit"}
+    )
+    both = full.merge(bias, on=keys)
+    need(both, SCORE, "bitfit")
+    both = both.assign(kept=both[SCORE] / both[FULL], rival=both.bitfit / both[FULL])
+    names = {BEFORE: "pre-trained", FULL: "fine-tuned", "bitfit": "BitFit", SCORE: "bias graft"}
+    return Outcome(
+        [
+            Statement(
+                "share of the parameters that are biases", "0.001", by_seed(both, "region/sparsity")
+            ),
+            Statement("BitFit ÷ fine-tuned", "> 0.95", by_seed(both, "rival"), low=KEPT),
+            Statement(
+                "bias graft of the fine-tuned model ÷ fine-tuned",
+                "fails (here: < 0.95)",
+                by_seed(both, "kept"),
+                high=KEPT,
+            ),
+        ],
+        table(both, ["task"], {"region/size": "biases", **names}),
+        lambda: figure.bars(both, names, "score"),
+    )
+
+
+def adamw(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """AdamW's skill is not local in single-task training, unless an l1 term holds the movement sparse."""
+    need(rows, SCORE, FULL)
+    strength = (
+        rows["config/finetune.l1"] if "config/finetune.l1" in rows else pd.Series(0.0, rows.index)
+    )
+    rows = rows[rows.selector == "learned"].assign(l1=strength.fillna(0.0))
+    rows = rows.assign(kept=rows[SCORE] / rows[FULL])
+    at = rows[rows.sparsity == (options.at or rows.sparsity.min())]
+    statements = [
+        Statement(
+            f"l1 = {l1:g}: graft ÷ fine-tuned at sparsity {at.sparsity.iloc[0]:g}",
+            "not localizable (here: < 0.95)" if l1 == 0 else "> 0.95",
+            by_seed(part, "kept"),
+            -math.inf if l1 == 0 else KEPT,
+            KEPT if l1 == 0 else math.inf,
+        )
+        for l1, part in at.groupby("l1")
+    ]
+    return Outcome(
+        statements,
+        table(
+            rows,
+            ["task", "l1", "sparsity"],
+            {
+                "region/size": "entries",
+                FULL: "fine-tuned",
+                SCORE: "graft",
+                "kept": "graft ÷ fine-tuned",
+            },
+        ),
+        lambda: figure.curves(measured_sparsity(rows), "kept", "l1"),
+    )
+
+
+def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an ordered pair of tasks and seed: `iou` of their regions, and that of chance."""
+    found = []
+    for name in columns_of(rows, "overlap/", "/iou"):
+        other = name.split("/")[1]
+        for _, run in rows[(rows.selector == "learned") & rows[name].notna()].iterrows():
+            pair = {
+                "a": run.task,
+                "b": other,
+                "iou": run[name],
+                "chance": run[f"overlap/{other}/chance"],
+            }
+            found.append({"seed": run.seed, "sparsity": run.sparsity, **pair})
+    return pd.DataFrame(found, columns=["seed", "sparsity", "a", "b", "iou", "chance"])
+
+
+def similar(options: ClaimConfig, a: str, b: str) -> bool:
+    """Return whether the sweep file calls two tasks alike."""
+    return any({a, b} <= set(group) for group in options.similar)
+
+
+def overlap(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Regions of different tasks in one multi-task model hardly overlap; those of similar tasks most."""
+    pairs = pairs_of(rows)
+    need(pairs, "iou")
+    pairs = pairs.assign(
+        alike=[similar(options, a, b) for a, b in zip(pairs.a, pairs.b, strict=True)]
+    )
+    near, far = pairs[pairs.alike], pairs[~pairs.alike]
+    closer = {
+        seed: value - by_seed(far, "iou")[seed]
+        for seed, value in by_seed(near, "iou").items()
+        if seed in by_seed(far, "iou")
+    }
+    return Outcome(
+        [
+            Statement(
+                "IoU of two tasks, mean of pairs",
+                "almost disjoint (here: < 0.1)",
+                by_seed(pairs, "iou"),
+                high=0.1,
+            ),
+            Statement("IoU that random regions of these sizes have", "–", by_seed(pairs, "chance")),
+            Statement("IoU: similar − other pairs", "> 0", closer, low=0),
+        ],
+        table(pairs, ["alike", "a", "b", "sparsity"], {"iou": "IoU", "chance": "chance"}),
+        lambda: figure.heat_map(square(pairs, "iou"), "overlap (IoU)", "IoU"),
+    )
+
+
+def square(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return the mean over seeds of a value of unordered pairs as a symmetric matrix, 1 on its diagonal."""
+    turned = pairs.rename(columns={"a": "b", "b": "a"})
+    matrix = pd.concat([pairs, turned]).pivot_table(index="a", columns="b", values=value)
+    for name in matrix.index:
+        matrix.loc[name, name] = 1.0
+    return matrix
+
+
+def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Unions of regions keep the gains of all tasks; a region helps the tasks that are like its own."""
+    gains = gains_of(rows)
+    need(gains, "gain")
+    union = gains[
+        gains.region
+        == gains.region.where(gains.region.str.count(r"\+") == gains.region.str.count(r"\+").max())
+    ]
+    single = gains[~gains.region.str.contains("+", regex=False)]
+    single = single.assign(
+        alike=[similar(options, a, b) for a, b in zip(single.region, single.task, strict=True)]
+    )
+    other = single[single.region != single.task]
+    helped, rest = by_seed(other[other.alike], "gain"), by_seed(other[~other.alike], "gain")
+    pair = gains[gains.region.str.count(r"\+") == 1]
+    pair = pair[
+        [task in region.split("+") for region, task in zip(pair.region, pair.task, strict=True)]
+    ]
+    return Outcome(
+        [
+            Statement(
+                "relative gain of a region on its own task",
+                "–",
+                by_seed(single[single.region == single.task], "gain"),
+            ),
+            Statement(
+                "relative gain under the union of all regions",
+                "≈ 0.70",
+                by_seed(union[union.who == "graft"], "gain"),
+                low=0.7,
+            ),
+            Statement(
+                "the same after 10 steps inside the union",
+                "≈ 0.80",
+                by_seed(union[union.who == "inside_10"], "gain"),
+                low=0.8,
+            ),
+            Statement(
+                "relative gain of a union of two on either task",
+                "–",
+                by_seed(pair[pair.who == "graft"], "gain"),
+            ),
+            Statement(
+                "relative gain of a region on similar − on other tasks",
+                "> 0",
+                {seed: value - rest[seed] for seed, value in helped.items() if seed in rest},
+                low=0,
+            ),
+        ],
+        table(gains, ["who", "region", "task"], {"gain": "relative gain"}),
+        lambda: figure.heat_map(
+            gains[gains.who == "graft"].pivot_table(index="region", columns="task", values="gain"),
+            "relative gain of a region (row) on a task (column)",
+            "relative gain",
+        ),
+    )
+
+
+def gains_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a run, model and task: the relative gain on every task of the mixture.
+
+    `region` names the tasks whose regions the graft is made of, joined by +.
+    """
+    found = []
+    for _, run in rows.iterrows():
+        region = run.task if run.selector != "file" else "+".join(run["regions"])
+        for name in run.index:
+            who, _, rest = str(name).partition("/")
+            if not rest.endswith("/relative_gain") or (
+                who != "graft" and not who.startswith("inside_")
+            ):
+                continue
+            split = rest.removesuffix("/relative_gain")
+            task = run.task if split == "test" else split.removeprefix("tasks/")
+            if split == "test" or split.startswith("tasks/"):
+                found.append(
+                    {
+                        "seed": run.seed,
+                        "who": who,
+                        "region": region,
+                        "task": task,
+                        "gain": run[name],
+                    }
+                )
+    return pd.DataFrame(found, columns=["seed", "who", "region", "task", "gain"]).drop_duplicates(
+        ["seed", "who", "region", "task"]
+    )
+
+
+def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
+    mode = rows["config/model.take"] if "config/model.take" in rows else pd.Series(None, rows.index)
+    rows = rows.assign(take=mode.fillna("graft"), stage_number=rows["stage"].str.count(">") + 1)
+    found = []
+    for (seed, take), part in rows.groupby(["seed", "take"]):
+        who = "graft" if take == "graft" else "finetuned"
+        order = part.sort_values("stage_number")
+        last = order.iloc[-1]
+        for _, run in order.iterrows():
+            then = run[f"{who}/test/score"]
+            now = (
+                then
+                if run.task == last.task
+                else last.get(f"{who}/tasks/{run.task}/score", math.nan)
+            )
+            found.append({"seed": seed, "mode": take, "task": run.task, "last": run.task == last.task,
+                          "then": then, "now": now, "forgotten": then - now,
+                          "entries": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
+    long = pd.DataFrame(found)
+    need(long, "now")
+    grafted, plain = (
+        long[(long["mode"] == mode) & ~long["last"]] for mode in ("graft", "finetuned")
+    )
+    kept, lost = by_seed(grafted, "forgotten"), by_seed(plain, "forgotten")
+    memory = long[long["mode"] == "graft"].groupby("seed")["entries"].sum()
+    return Outcome(
+        [
+            Statement(
+                "forgotten by the end, grafting in sequence", "0.015 (QNLI)", kept, high=0.015
+            ),
+            Statement("forgotten by the end, plain sequential", "0.20 (QNLI)", lost),
+            Statement(
+                "plain − grafting",
+                "> 0",
+                {s: lost[s] - v for s, v in kept.items() if s in lost},
+                low=0,
+            ),
+            Statement(
+                "final score, grafting − plain, mean of tasks",
+                "> 0",
+                {
+                    s: v - by_seed(long[long["mode"] == "finetuned"], "now").get(s, math.nan)
+                    for s, v in by_seed(long[long["mode"] == "graft"], "now").items()
+                },
+                low=0,
+            ),
+            Statement(
+                "entries stored in all, grafting",
+                "T·s·n",
+                {int(str(s)): float(v) for s, v in memory.items()},
+            ),
+        ],
+        table(
+            long,
+            ["mode", "stage_number", "task"],
+            {
+                "entries": "entries",
+                "then": "right after",
+                "now": "at the end",
+                "forgotten": "forgotten",
+            },
+        ),
+        lambda: figure.bars(
+            long.pivot_table(
+                index=["seed", "task"], columns="mode", values="forgotten"
+            ).reset_index(),
+            {"graft": "grafting", "finetuned": "plain sequential"},
+            "forgotten",
+        ),
+    )
+
+
+CLAIMS: dict[str, Callable[[pd.DataFrame, ClaimConfig], Outcome]] = {
+    "sparsity_curve": sparsity_curve,
+    "calibration": calibration,
+    "main_table": main_table,
+    "ood": ood,
+    "movement": movement,
+    "lottery": lottery,
+    "bias_only": bias_only,
+    "adamw": adamw,
+    "overlap": overlap,
+    "composition": composition,
+    "continual": continual,
+}
