@@ -414,45 +414,35 @@ def square(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Unions of regions keep the gains of all tasks; a region helps the tasks that are like its own."""
-    gains = gains_of(rows)
-    need(gains, "gain")
-    union = gains[
-        gains.region
-        == gains.region.where(gains.region.str.count(r"\+") == gains.region.str.count(r"\+").max())
-    ]
-    single = gains[~gains.region.str.contains("+", regex=False)]
-    single = single.assign(
-        alike=[similar(options, a, b) for a, b in zip(single.region, single.task, strict=True)]
-    )
+    everything = gains_of(rows)
+    need(everything, "gain")
+    gains, after = everything[everything.who == "graft"], everything[everything.who == "inside_10"]
+    parts = gains.region.str.count(r"\+") + 1
+    single, pair = gains[parts == 1], gains[parts == 2]
+    whole = gains.region[parts == parts.max()].unique()
+    own = single[single.region == single.task]
     other = single[single.region != single.task]
-    helped, rest = by_seed(other[other.alike], "gain"), by_seed(other[~other.alike], "gain")
-    pair = gains[gains.region.str.count(r"\+") == 1]
-    pair = pair[
-        [task in region.split("+") for region, task in zip(pair.region, pair.task, strict=True)]
-    ]
+    alike = [similar(options, a, b) for a, b in zip(other.region, other.task, strict=True)]
+    near, far = other[alike], other[[not x for x in alike]]
+    helped, rest = by_seed(near, "gain"), by_seed(far, "gain")
+    either = pair[[t in r.split("+") for r, t in zip(pair.region, pair.task, strict=True)]]
     return Outcome(
         [
-            Statement(
-                "relative gain of a region on its own task",
-                "–",
-                by_seed(single[single.region == single.task], "gain"),
-            ),
+            Statement("relative gain of a region on its own task", "–", by_seed(own, "gain")),
             Statement(
                 "relative gain under the union of all regions",
                 "≈ 0.70",
-                by_seed(union[union.who == "graft"], "gain"),
+                by_seed(gains[gains.region.isin(whole)], "gain"),
                 low=0.7,
             ),
             Statement(
                 "the same after 10 steps inside the union",
                 "≈ 0.80",
-                by_seed(union[union.who == "inside_10"], "gain"),
+                by_seed(after[after.region.isin(whole)], "gain"),
                 low=0.8,
             ),
             Statement(
-                "relative gain of a union of two on either task",
-                "–",
-                by_seed(pair[pair.who == "graft"], "gain"),
+                "relative gain of a union of two on either task", "–", by_seed(either, "gain")
             ),
             Statement(
                 "relative gain of a region on similar − on other tasks",
@@ -461,9 +451,9 @@ def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
                 low=0,
             ),
         ],
-        table(gains, ["who", "region", "task"], {"gain": "relative gain"}),
+        table(everything, ["who", "region", "task"], {"gain": "relative gain"}),
         lambda: figure.heat_map(
-            gains[gains.who == "graft"].pivot_table(index="region", columns="task", values="gain"),
+            gains.pivot_table(index="region", columns="task", values="gain"),
             "relative gain of a region (row) on a task (column)",
             "relative gain",
         ),

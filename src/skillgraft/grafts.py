@@ -48,7 +48,7 @@ def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
     if as_json:
         typer.echo(frame.to_json(orient="records", indent=1))
     else:
-        typer.echo(frame.to_markdown(index=False))
+        typer.echo(frame.to_markdown(index=False, missingval="–"))
 
 
 @app.command("list")
@@ -76,6 +76,75 @@ def table(
     if unknown := [name for name in names if name not in frame.columns]:
         fail(f"--columns: no metric {unknown[0]} in {root}")
     echo_table(compare.over_seeds(frame, names), as_json)
+
+
+@app.command()
+def claims(root: Root = Path("runs"), as_json: AsJson = False) -> None:
+    """Judge the claims of every sweep: the paper's figures beside the measured ones.
+
+    Means with Student's t intervals over seeds.  Example: grafts claims runs
+    """
+    import pandas as pd
+
+    from skillgraft import sweep
+
+    lines, place = [], Store(root)
+    for folder in sorted(place.sweeps.glob("*/")):
+        name = store.read_json(folder / "record.json")["name"]
+        try:
+            outcome = sweep.conclude(folder)
+        except InputError as error:
+            typer.echo(f"grafts: {error}", err=True)
+            continue
+        for statement in outcome.statements:
+            record = statement.record()
+            measured = record["measured"] if as_json else str(statement.measured or "–")
+            lines.append({"sweep": name, **record, "measured": measured})
+    if not lines:
+        fail(f"{place.root}: no sweep with a claim in it")
+    if as_json:
+        return typer.echo(json.dumps(lines, indent=1))
+    frame = pd.DataFrame(lines).drop(columns="seeds")
+    return echo_table(frame[["sweep", "statement", "paper", "measured", "verdict"]], as_json)
+
+
+@app.command("compare")
+def compare_models(
+    path: Annotated[Path, typer.Argument(help="A run's folder.")],
+    split: Annotated[str, typer.Option(help="test, validation, or ood/<task>.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Intervals over examples of each model of one run, and paired tests against the fine-tuned model.
+
+    95 % bootstrap intervals; McNemar's exact test of accuracy, permutation test of ECE.
+    Example: grafts compare runs/toy_film-…
+    """
+    import pandas as pd
+
+    from skillgraft import stats
+
+    if not store.is_whole(path):
+        fail(f"{path}: no whole run")
+    frame = pd.read_parquet(path / "predictions.parquet")
+    if split not in (known := frame["split"].unique().tolist()):
+        fail(f"--split {split}: the run has {', '.join(known)}")
+    frame = frame[frame["split"] == split]
+    names = [name for name in map(str, frame) if name.startswith("p/")]
+    seed = int(store.read_json(path / "status.json")["seed"])
+    models = {
+        str(model): part[names].to_numpy() for model, part in frame.groupby("model", sort=False)
+    }
+    labels = [names.index(f"p/{label}") for label in frame[frame["model"] == "finetuned"]["label"]]
+    lines = []
+    for model, probabilities in models.items():
+        found = stats.bootstrap(probabilities, labels, seed)
+        line: dict[str, Any] = {"model": model, **{name: str(i) for name, i in found.items()}}
+        if model != "finetuned":
+            full = models["finetuned"]
+            line["p, accuracy"] = round(stats.mcnemar(probabilities, full, labels), 4)
+            line["p, ECE"] = round(stats.ece_permutation(probabilities, full, labels, seed), 4)
+        lines.append(line)
+    echo_table(pd.DataFrame(lines), as_json)
 
 
 @app.command()

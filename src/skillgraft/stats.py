@@ -19,6 +19,7 @@ from skillgraft.seeds import derive
 
 LEVEL = 0.95  # of every interval
 ENOUGH = 5  # seeds that a verdict needs: the paper's 13, 21, 42, 87, 100
+SAME = 1e-9  # two shares that differ by less are one value, computed in two orders
 RESAMPLES = 2000  # of bootstrap and permutation; their error is then about 1 % of the level
 
 
@@ -45,7 +46,7 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
     mean = float(np.mean(known))
     if len(known) == 1:
         return Interval(mean, None, None, 1)
-    if np.ptp(known) == 0:  # the t statistic is 0/0 there
+    if np.ptp(known) < SAME:  # the t statistic is 0/0 there, or rounding errors over each other
         return Interval(mean, mean, mean, len(known))
     bounds = stats.ttest_1samp(known, 0).confidence_interval(LEVEL)
     return Interval(mean, float(bounds.low), float(bounds.high), len(known))
@@ -71,7 +72,7 @@ def above(values: Mapping[str, Sequence[float]], bound: float) -> dict[str, floa
 
     One-sided one-sample t-tests; a name with fewer than two different values is left out.
     """
-    usable = {name: v for name, v in values.items() if len(v) > 1 and np.ptp(v) > 0}
+    usable = {name: v for name, v in values.items() if len(v) > 1 and np.ptp(v) >= SAME}
     if not usable:
         return {}
     single = [

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -25,22 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GROUPS = ("paper", "embedded", "beyond")  # of multirun_sweeps/
 SILENT = ("store=", "force=", "logger", "hydra")  # overrides that do not make it another sweep
-begun: list[Sweep] = []  # the sweep of this process, once it has started
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A multirun: its folder in the store, its job folders, and what it is to show."""
-
-    folder: Path
-    jobs: Path
-    claim: Mapping[str, Any]
-
-    def ids(self) -> list[str]:
-        """Return the ids of the runs that its jobs made or found, in the order of the jobs."""
-        files = self.jobs.glob(f"*/{store.RUN_FILE}")
-        ordered = sorted(files, key=lambda file: (len(file.parent.name), file.parent.name))
-        return list(dict.fromkeys(str(store.read_json(file)["id"]) for file in ordered))
+begun: list[Path] = []  # the record's folder of this process's sweep, once it has started
 
 
 class Record(Callback):
@@ -54,41 +38,45 @@ class Record(Callback):
         overrides = [o for o in settings.overrides.task if not o.lstrip("+").startswith(SILENT)]
         axes = OmegaConf.to_container(settings.sweeper.get("params") or {})
         digest = store.short_hash({"overrides": sorted(overrides), "axes": axes})
-        place = store.Store(config.store)
-        sweep = Sweep(
-            place.sweeps / f"{name}-{digest}",
-            Path(settings.sweep.dir).absolute(),
-            cast(dict[str, Any], OmegaConf.to_container(config.claim)),
-        )
-        sweep.folder.mkdir(parents=True, exist_ok=True)
+        folder = store.Store(config.store).sweeps / f"{name}-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
         record = {
             "name": name,
             "overrides": list(settings.overrides.task),
             "axes": axes,
-            "claim": sweep.claim,
-            "jobs": str(sweep.jobs),
+            "claim": OmegaConf.to_container(config.claim),
+            "jobs": str(Path(settings.sweep.dir).absolute()),
             "runs": [],
         }
-        store.write_json(sweep.folder / "record.json", record)
-        begun.append(sweep)
+        store.write_json(folder / "record.json", record)
+        begun.append(folder)
+
+
+def run_ids(record: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the runs that a sweep's jobs have made or found so far, in the jobs' order."""
+    files = Path(record["jobs"]).glob(f"*/{store.RUN_FILE}")
+    ordered = sorted(files, key=lambda file: (len(file.parent.name), file.parent.name))
+    found = [str(store.read_json(file)["id"]) for file in ordered]
+    return list(dict.fromkeys(found or record["runs"]))  # a store that was moved has no job folders
 
 
 def finish() -> None:
     """Show what a sweep came to, if this process has started one: its claim, or where its runs are."""
     if not begun:
         return
-    sweep = begun.pop()
-    record = store.read_json(sweep.folder / "record.json")
-    store.write_json(sweep.folder / "record.json", {**record, "runs": sweep.ids()})
-    if sweep.claim["name"] is None or not sweep.ids():
+    folder = begun.pop()
+    record = store.read_json(folder / "record.json")
+    record["runs"] = run_ids(record)
+    store.write_json(folder / "record.json", record)
+    if record["claim"]["name"] is None or not record["runs"]:
         return
     try:
-        outcome = conclude(sweep.folder)
+        outcome = conclude(folder)
     except InputError as error:
         log.warning("%s: no verdict: %s", record["name"], error)
         return
     show(record["name"], outcome)
-    print(sweep.folder)
+    print(folder)
 
 
 def conclude(folder: Path) -> Outcome:
@@ -98,7 +86,7 @@ def conclude(folder: Path) -> Outcome:
 
     record = store.read_json(folder / "record.json")
     options = ClaimConfig(**record["claim"])
-    rows = compare.collect(store.Store(folder.parents[1]), record["runs"])
+    rows = compare.collect(store.Store(folder.parents[1]), run_ids(record))
     if rows.empty:
         raise InputError(f"{folder}: none of its runs is whole")
     if options.name not in claims.CLAIMS:

@@ -1,0 +1,155 @@
+"""Sweeps: their files, their record, and what they show at the end, through the installed command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from runs import command
+
+from skillgraft import claims, config, store
+
+FILES = sorted(
+    f"{file.parent.name}={file.stem}"
+    for file in config.SWEEPS.glob("*/*.yaml")
+    if not file.name.startswith("_")
+)
+PAPER = {
+    "sparsity_curve", "calibration", "main_table", "ood", "movement", "lottery", "bias_only",
+    "adamw", "overlap", "composition", "continual",
+}  # fmt: skip
+QUICK = (
+    "shots=8", "finetune.steps=20", "finetune.evaluate_every=20", "graft.steps=2",
+    "graft.examples=16", "task.test_rows=50", "logger=none",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("group", ["paper", "embedded"])
+def test_every_claim_of_the_paper_has_its_file(group: str) -> None:
+    assert {name.partition("=")[2] for name in FILES if name.startswith(group)} == PAPER
+    assert set(claims.CLAIMS) == PAPER
+
+
+def values(axis: str) -> list[str]:
+    """Return the values of one axis, lists in brackets being one value each."""
+    (override,) = OverridesParser.create().parse_overrides([axis])
+    sweeps = override.is_sweep_override()
+    return list(override.sweep_string_iterator()) if sweeps else [axis.partition("=")[2]]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_sweep_file(file: str) -> None:
+    """Its first and last job compose and pass, and every option of its groups is there."""
+    config.register()
+    given = ["model.name=x", "model.path=x"] if "mlm" in file else []
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        whole = compose("run", [f"+{file}", *given], return_hydra_config=True)
+        params = OmegaConf.to_container(whole.hydra.sweeper.params, resolve=True)
+        axes = {name: values(f"{name}={axis}") for name, axis in params.items()}
+        for place in (0, -1):
+            job = [f"{name}={options[place]}" for name, options in axes.items()]
+            cfg = compose("run", [f"+{file}", *given, *job])
+            config.check(cfg)
+            config.expand(cfg, [config.CONF])
+    for name, options in axes.items():
+        if "." not in name and (config.CONF / name).is_dir():
+            assert {f"{option}.yaml" for option in options} <= {
+                path.name for path in (config.CONF / name).iterdir()
+            }
+    group, _, sweep = file.partition("=")
+    assert str(whole.hydra.mode) == "RunMode.MULTIRUN"
+    if group in ("paper", "embedded"):
+        assert whole.claim.name == sweep
+        assert axes["seed"] == ["13", "21", "42", "87", "100"]
+    text = (config.SWEEPS / group / f"{sweep}.yaml").read_text()
+    assert f"skillgraft +{file}" in text.splitlines()[1], "the command stands in the second line"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A sweep of two seeds whose last job fails, and what it printed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = command(
+        "+embedded=calibration", "seed=13,21", "task=toy_film", "sparsity=1e-2,2", *QUICK, cwd=folder
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "sparsity=2.0: expected a value from 0 to 1" in done.stderr
+    return folder / "runs", done.stdout
+
+
+def test_the_end_comes_in_spite_of_a_failed_job(swept: tuple[Path, str]) -> None:
+    root, printed = swept
+    (folder,) = (root / "sweeps").iterdir()
+    assert folder.name.startswith("embedded-calibration-")
+    assert str(folder) in printed
+    assert "share of the fine-tuned ECE" in printed
+    assert "not decided" in printed
+    assert {path.name for path in folder.iterdir()} == {
+        "record.json", "verdict.json", "table.csv", "figure.png", "figure.svg",
+    }  # fmt: skip
+
+
+def test_record_and_verdict(swept: tuple[Path, str]) -> None:
+    root, _ = swept
+    (folder,) = (root / "sweeps").iterdir()
+    record = store.read_json(folder / "record.json")
+    assert record["claim"]["name"] == "calibration"
+    assert record["axes"]["seed"] == "13,21,42,87,100"
+    assert "seed=13,21" in record["overrides"]
+    assert [name.split("-")[4] for name in record["runs"]] == ["seed13", "seed21"]
+    judged = store.read_json(folder / "verdict.json")
+    assert judged["runs"] == 2
+    for number, name in ((13, record["runs"][0]), (21, record["runs"][1])):
+        metrics = store.read_json(root / name / "metrics.json")
+        less = metrics["finetuned"]["test"]["ece"] - metrics["graft"]["test"]["ece"]
+        assert judged["statements"][1]["seeds"][str(number)] == pytest.approx(less)
+    table = pd.read_csv(folder / "table.csv")
+    assert table["n"].tolist() == [2]
+
+
+def test_claims_are_judged_again_from_the_store(swept: tuple[Path, str]) -> None:
+    root, _ = swept
+    done = command("claims", str(root), "--json", cwd=root, program="grafts")
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(done.stdout)
+    assert {line["sweep"] for line in lines} == {"embedded-calibration"}
+    assert {line["verdict"] for line in lines} == {"not decided"}
+    assert lines[0]["measured"]["n"] == 2
+    moved = root.rename(root.with_name("moved"))
+    try:
+        again = command("claims", str(moved), "--json", cwd=moved, program="grafts")
+        assert json.loads(again.stdout) == lines
+    finally:
+        moved.rename(root)
+
+
+def test_compare_gives_intervals_over_examples(swept: tuple[Path, str]) -> None:
+    root, _ = swept
+    name = store.read_json(next((root / "sweeps").iterdir()) / "record.json")["runs"][0]
+    done = command("compare", str(root / name), "--json", cwd=root, program="grafts")
+    assert done.returncode == 0, done.stderr
+    lines = {line["model"]: line for line in json.loads(done.stdout)}
+    assert {"pretrained", "finetuned", "graft", "finetuned_scaled", "graft_scaled"} == set(lines)
+    metrics = store.read_json(root / name / "metrics.json")
+    for model, line in lines.items():
+        assert line["accuracy"].startswith(f"{metrics[model]['test']['accuracy']:.3f} [")
+        assert line["accuracy"].endswith("(n=50)")
+    assert lines["finetuned_scaled"]["p, accuracy"] == 1  # a temperature moves no prediction
+    wrong = command("compare", str(root / name), "--split", "tset", cwd=root, program="grafts")
+    assert wrong.returncode == 1
+    assert "the run has validation, test" in wrong.stderr
+
+
+def test_the_same_sweep_again_has_the_same_record(swept: tuple[Path, str]) -> None:
+    root, _ = swept
+    again = command(
+        "+embedded=calibration", "seed=13,21", "task=toy_film", "sparsity=1e-2,2", *QUICK,
+        "force=false", cwd=root.parent,
+    )  # fmt: skip
+    assert len(list((root / "sweeps").iterdir())) == 1
+    assert again.stdout.count("already whole") + again.stderr.count("already whole") == 2
