@@ -172,8 +172,8 @@ def test_overlap(tmp_path: Path) -> None:
         return found
 
     found = judged("overlap", rows(make), tmp_path, similar=[["a", "b"]])
-    assert found["IoU of two tasks, mean of pairs"] == "holds"
-    assert found["IoU: similar − other pairs"] == "holds"
+    assert found["learned: IoU of two tasks, mean of pairs"] == "holds"
+    assert found["learned: IoU of similar − of other pairs"] == "holds"
 
 
 def test_composition(tmp_path: Path) -> None:

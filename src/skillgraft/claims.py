@@ -354,19 +354,16 @@ def adamw(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
 
 
 def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an ordered pair of tasks and seed: `iou` of their regions, and that of chance."""
+    """Return a row a pair of tasks, selector and seed: `iou` of their regions, and that of chance."""
     found = []
     for name in columns_of(rows, "overlap/", "/iou"):
         other = name.split("/")[1]
-        for _, run in rows[(rows.selector == "learned") & rows[name].notna()].iterrows():
-            pair = {
-                "a": run.task,
-                "b": other,
-                "iou": run[name],
-                "chance": run[f"overlap/{other}/chance"],
-            }
-            found.append({"seed": run.seed, "sparsity": run.sparsity, **pair})
-    return pd.DataFrame(found, columns=["seed", "sparsity", "a", "b", "iou", "chance"])
+        for _, run in rows[rows[name].notna()].iterrows():
+            pair = {"a": run.task, "b": other, "iou": run[name]}
+            chance = run[f"overlap/{other}/chance"]
+            found.append({**run[["seed", "selector", "sparsity"]], **pair, "chance": chance})
+    names = ["seed", "selector", "sparsity", "a", "b", "iou", "chance"]
+    return pd.DataFrame(found, columns=names)
 
 
 def similar(options: ClaimConfig, a: str, b: str) -> bool:
@@ -381,25 +378,35 @@ def overlap(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     pairs = pairs.assign(
         alike=[similar(options, a, b) for a, b in zip(pairs.a, pairs.b, strict=True)]
     )
-    near, far = pairs[pairs.alike], pairs[~pairs.alike]
-    closer = {
-        seed: value - by_seed(far, "iou")[seed]
-        for seed, value in by_seed(near, "iou").items()
-        if seed in by_seed(far, "iou")
-    }
-    return Outcome(
-        [
+    statements = []
+    for selector, part in pairs.groupby("selector", sort=False):
+        near, far = by_seed(part[part.alike], "iou"), by_seed(part[~part.alike], "iou")
+        statements += [
             Statement(
-                "IoU of two tasks, mean of pairs",
+                f"{selector}: IoU of two tasks, mean of pairs",
                 "almost disjoint (here: < 0.1)",
-                by_seed(pairs, "iou"),
+                by_seed(part, "iou"),
                 high=0.1,
             ),
-            Statement("IoU that random regions of these sizes have", "–", by_seed(pairs, "chance")),
-            Statement("IoU: similar − other pairs", "> 0", closer, low=0),
-        ],
-        table(pairs, ["alike", "a", "b", "sparsity"], {"iou": "IoU", "chance": "chance"}),
-        lambda: figure.heat_map(square(pairs, "iou"), "overlap (IoU)", "IoU"),
+            Statement(
+                f"{selector}: IoU of random regions of these sizes", "–", by_seed(part, "chance")
+            ),
+            Statement(
+                f"{selector}: IoU of similar − of other pairs",
+                "> 0",
+                {seed: value - far[seed] for seed, value in near.items() if seed in far},
+                low=0,
+            ),
+        ]
+    last = pairs[pairs.selector == pairs.selector.iloc[-1]]
+    return Outcome(
+        statements,
+        table(
+            pairs, ["selector", "alike", "a", "b", "sparsity"], {"iou": "IoU", "chance": "chance"}
+        ),
+        lambda: figure.heat_map(
+            square(last, "iou"), f"overlap (IoU), {last.selector.iloc[0]}", "IoU"
+        ),
     )
 
 
