@@ -179,8 +179,11 @@ def test_overlap(tmp_path: Path) -> None:
 def test_composition(tmp_path: Path) -> None:
     def run(seed: int, region: list[str], gains: dict[str, float], after: float) -> dict[str, Any]:
         names = {t: "test" if t == "a" else f"tasks/{t}" for t in "abc"}
-        values = {f"graft/{names[t]}/relative_gain": g + WIGGLE[seed] for t, g in gains.items()}
-        values |= {f"inside_10/{names[t]}/relative_gain": after + WIGGLE[seed] for t in "abc"}
+        values = {f"graft/{names[t]}/score": 0.5 + 0.2 * g + WIGGLE[seed] for t, g in gains.items()}
+        for t in "abc":
+            values |= {f"inside_10/{names[t]}/score": 0.5 + 0.2 * after + WIGGLE[seed]}
+            values |= {f"pretrained/{names[t]}/score": 0.5, f"finetuned/{names[t]}/score": 0.7}
+        values["graft/test/score"] -= WIGGLE[seed]  # `row` adds it
         return row(seed, selector="file", regions=region, **values)
 
     def make(seed: int) -> list[dict[str, Any]]:
@@ -193,14 +196,16 @@ def test_composition(tmp_path: Path) -> None:
         return [*alone, pair, run(seed, ["a", "b", "c"], dict.fromkeys("abc", 0.75), 0.7)]
 
     found = judged("composition", rows(make), tmp_path, similar=[["a", "b"]])
-    assert found["relative gain under the union of all regions"] == "holds"
+    assert found["share of the gains of all tasks under the union of all regions"] == "holds"
     assert found["the same after 10 steps inside the union"] == "does not hold"
-    assert found["relative gain of a region on similar − on other tasks"] == "holds"
+    assert found["share of the gains: a region on similar − on other tasks"] == "holds"
     outcome = claims.composition(rows(make), ClaimConfig(similar=[["a", "b"]]))
     measured = {s.text: s.measured.mean for s in outcome.statements if s.measured}
-    assert measured["relative gain of a region on its own task"] == pytest.approx(0.9)
-    assert measured["relative gain of a union of two on either task"] == pytest.approx(0.8)
-    assert measured["relative gain of a region on similar − on other tasks"] == pytest.approx(0.475)
+    assert measured["share of the gain: a region on its own task"] == pytest.approx(0.9)
+    assert measured["share of the gains: a union of two on either task"] == pytest.approx(0.8)
+    assert measured["share of the gains: a region on similar − on other tasks"] == pytest.approx(
+        0.475
+    )
 
 
 def test_continual(tmp_path: Path) -> None:

@@ -280,12 +280,12 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         SCORE: "graft",
         **{n: n.split("/")[0] for n in tickets},
     }
-    parts = [rows.assign(kind=names[n], value=rows[n]) for n in (SCORE, *tickets)]
+    parts = [rows.assign(model=names[n], score=rows[n]) for n in (SCORE, *tickets)]
     long = measured_sparsity(pd.concat(parts, ignore_index=True))
     return Outcome(
         statements,
         table(rows, ["task", "sparsity"], {"region/size": "entries", **names}),
-        lambda: figure.curves(long, "value", "kind", (BEFORE, FULL)),
+        lambda: figure.curves(long, "score", "model", (BEFORE, FULL)),
     )
 
 
@@ -431,28 +431,26 @@ def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     other = single[single.region != single.task]
     alike = [similar(options, a, b) for a, b in zip(other.region, other.task, strict=True)]
     near, far = other[alike], other[[not x for x in alike]]
-    helped, rest = by_seed(near, "gain"), by_seed(far, "gain")
+    helped, rest = share(near), share(far)
     either = pair[[t in r.split("+") for r, t in zip(pair.region, pair.task, strict=True)]]
     return Outcome(
         [
-            Statement("relative gain of a region on its own task", "–", by_seed(own, "gain")),
+            Statement("share of the gain: a region on its own task", "–", share(own)),
             Statement(
-                "relative gain under the union of all regions",
+                "share of the gains of all tasks under the union of all regions",
                 "≈ 0.70",
-                by_seed(gains[gains.region.isin(whole)], "gain"),
+                share(gains[gains.region.isin(whole)]),
                 low=0.7,
             ),
             Statement(
                 "the same after 10 steps inside the union",
                 "≈ 0.80",
-                by_seed(after[after.region.isin(whole)], "gain"),
+                share(after[after.region.isin(whole)]),
                 low=0.8,
             ),
+            Statement("share of the gains: a union of two on either task", "–", share(either)),
             Statement(
-                "relative gain of a union of two on either task", "–", by_seed(either, "gain")
-            ),
-            Statement(
-                "relative gain of a region on similar − on other tasks",
+                "share of the gains: a region on similar − on other tasks",
                 "> 0",
                 {seed: value - rest[seed] for seed, value in helped.items() if seed in rest},
                 low=0,
@@ -463,39 +461,48 @@ def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             gains.pivot_table(index="region", columns="task", values="gain"),
             "relative gain of a region (row) on a task (column)",
             "relative gain",
+            (0, 1),
         ),
     )
 
 
 def gains_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run, model and task: the relative gain on every task of the mixture.
+    """Return a row a run, model and task of the mixture: what was `gained` of what was `possible`.
 
-    `region` names the tasks whose regions the graft is made of, joined by +.
+    `gained` is P_γ − P_0, `possible` P_1 − P_0; `region` names the tasks whose regions the graft is
+    made of, joined by +.
     """
     found = []
-    for _, run in rows.iterrows():
-        region = run.task if run.selector != "file" else "+".join(run["regions"])
-        for name in run.index:
-            who, _, rest = str(name).partition("/")
-            if not rest.endswith("/relative_gain") or (
-                who != "graft" and not who.startswith("inside_")
-            ):
-                continue
-            split = rest.removesuffix("/relative_gain")
-            task = run.task if split == "test" else split.removeprefix("tasks/")
-            if split == "test" or split.startswith("tasks/"):
-                found.append(
-                    {
-                        "seed": run.seed,
-                        "who": who,
-                        "region": region,
-                        "task": task,
-                        "gain": run[name],
-                    }
-                )
-    return pd.DataFrame(found, columns=["seed", "who", "region", "task", "gain"]).drop_duplicates(
-        ["seed", "who", "region", "task"]
-    )
+    for name in columns_of(rows, "", "/score"):
+        who, _, rest = name.partition("/")
+        split = rest.removesuffix("/score")
+        if (who == "graft" or who.startswith("inside_")) and split.startswith(("test", "tasks/")):
+            before, full = rows[f"pretrained/{split}/score"], rows[f"finetuned/{split}/score"]
+            part = rows[["seed", "task"]].assign(
+                who=who,
+                region=rows.regions.str.join("+"),
+                gained=rows[name] - before,
+                possible=full - before,
+            )
+            if split != "test":
+                part["task"] = split.removeprefix("tasks/")
+            found.append(part)
+    gains = pd.concat(found, ignore_index=True).dropna(subset=["gained"])
+    keys = ["seed", "who", "region", "task"]
+    return gains.drop_duplicates(keys).assign(gain=lambda g: g.gained / g.possible)
+
+
+def share(gains: pd.DataFrame) -> dict[int, float]:
+    """Return by seed which share of the possible gains of all its rows was gained.
+
+    Not the mean of relative gains: a task that fine-tuning hardly helped would decide it.
+    """
+    sums = gains.groupby("seed")[["gained", "possible"]].sum()
+    return {
+        int(str(s)): float(g / p)
+        for s, g, p in zip(sums.index, sums.gained, sums.possible, strict=True)
+        if p
+    }
 
 
 def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:

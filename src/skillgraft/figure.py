@@ -44,13 +44,14 @@ def reliability_diagram(
     return figure
 
 
-def heat_map(matrix: pd.DataFrame, title: str, label: str) -> Figure:
-    """Return the heat map of a matrix with its values; colours leave out a symmetric one's diagonal."""
+def heat_map(
+    matrix: pd.DataFrame, title: str, label: str, limits: tuple[float, float] | None = None
+) -> Figure:
+    """Return the heat map of a matrix with its values; colours leave out a square one's diagonal."""
     values = matrix.to_numpy(dtype=float)
-    shown = values
-    if list(matrix.index) == list(matrix.columns) and np.array_equal(values, values.T):
-        shown = values[~np.eye(len(values), dtype=bool)]
-    top, bottom = np.nanmax(shown, initial=0.01), np.nanmin(shown, initial=0.0)
+    if list(matrix.index) == list(matrix.columns):
+        values = values[~np.eye(len(values), dtype=bool)]
+    bottom, top = limits or (np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.01))
     height, width = 1.6 + 0.45 * len(matrix.index), 2.6 + 0.7 * len(matrix.columns)
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
@@ -133,12 +134,13 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
         order=tasks,
         hue_order=list(columns.values()),
         palette=PALETTE[: len(columns)],
+        saturation=1,
         errorbar=interval,
         ax=axis,
     )
     axis.set(xlabel="", ylabel=label)
     axis.tick_params(axis="x", labelrotation=30)
-    axis.legend(title="", fontsize=8)
+    sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="", fontsize=8)
     return figure
 
 
