@@ -15,7 +15,6 @@ import pytest
 from runs import SMALL, command
 
 ROOT = Path(__file__).resolve().parents[1]
-SWEEPS = sorted((ROOT / "multirun_sweeps").rglob("*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -89,7 +88,7 @@ def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     assert str(purelib) in where
     assert str(ROOT) not in where
     composed = subprocess.run(
-        [program, "+embedded=main_table", "--cfg", "job"], cwd=tmp_path, capture_output=True,
+        [program, "+embedded=movement", "--cfg", "job"], cwd=tmp_path, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
     assert "match: learned" in composed.stdout
@@ -98,16 +97,6 @@ def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "runs").glob("toy_film-*"))
-
-
-@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_sweep_file_composes(sweep: Path, tmp_path: Path) -> None:
-    first, second = sweep.read_text(encoding="utf-8").splitlines()[:2]
-    assert first == "# @package _global_"
-    assert second.startswith(f"# skillgraft +{sweep.parent.name}={sweep.stem}")
-    out = command(f"+{sweep.parent.name}={sweep.stem}", "--cfg", "hydra", cwd=tmp_path)
-    assert out.returncode == 0, out.stderr
-    assert "mode: MULTIRUN" in out.stdout
 
 
 @pytest.mark.parametrize("line", readme_commands())

@@ -66,8 +66,9 @@ def test_sweep_file(file: str) -> None:
     if group in ("paper", "embedded"):
         assert whole.claim.name == sweep
         assert axes["seed"] == ["13", "21", "42", "87", "100"]
-    text = (config.SWEEPS / group / f"{sweep}.yaml").read_text()
-    assert f"skillgraft +{file}" in text.splitlines()[1], "the command stands in the second line"
+    first, second = (config.SWEEPS / group / f"{sweep}.yaml").read_text().splitlines()[:2]
+    assert first == "# @package _global_"
+    assert second.startswith(f"# skillgraft +{file}")
 
 
 @pytest.fixture(scope="module")
