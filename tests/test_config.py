@@ -177,8 +177,8 @@ def test_out_of_range(override: str, expected: list[str]) -> None:
         ("finetune.lr=fast", ["finetune.lr", "'fast'", "Float"]),
         ("task.labels=yes", ["task.labels"]),
         ("task.metric=f2", ["task.metric", "'f2'", "accuracy, f1, matthews"]),
-        ("finetune.kind=lora", ["finetune.kind", "'lora'", "prompt, linear"]),
-        ("finetune.pool=last", ["finetune.pool", "'last'", "first, mask, mean"]),
+        ("finetune.kind=lora", ["finetune.kind", "'lora'", "prompt, linear, autoregressive"]),
+        ("finetune.pool=max", ["finetune.pool", "'max'", "first, mask, mean, last"]),
         ("finetune.optimizer=adam", ["finetune.optimizer", "'adam'", "sgd, adamw"]),
         ("finetune.schedule=cosine", ["finetune.schedule", "'cosine'", "linear, constant"]),
         ("graft.selector=best", ["graft.selector", "'best'", "learned, ", ", movement"]),
@@ -279,8 +279,8 @@ def test_keys_are_the_whole_configuration() -> None:
     def walk(node: dict[str, Any], prefix: str = "") -> set[str]:
         names = {prefix + name for name in node}
         for name, value in node.items():
-            open_ended = prefix + name in ("ood", "others", "task.verbalizer", "task.ood_labels")
-            if isinstance(value, dict) and not open_ended:
+            free = ("ood", "others", "task.verbalizer", "task.ood_labels", "model.blocks")
+            if isinstance(value, dict) and prefix + name not in free:
                 names |= walk(value, f"{prefix}{name}.")
         return names
 
@@ -512,6 +512,15 @@ def test_what_can_change_a_result_is_in_the_identity(name: str) -> None:
         assert name in found
         found = {n for n in found if not n.startswith("graft.")} | {name}
     assert found == {name}
+
+
+def test_the_patterns_of_another_kind_rename_no_run() -> None:
+    """What `graftable` comes to is in the identity, not the lists that it is chosen from."""
+    encoder = [r"(^|\.)encoder\.layer\.\d+\.", r"(^|\.)transformer\.layer\.\d+\."]
+    for kind in ("prompt", "linear", "autoregressive"):
+        named = config.identity(composed(f"finetune={kind}"))
+        assert (named["model.graftable"] == encoder) == (kind != "autoregressive")
+        assert "model.blocks" not in named
 
 
 @pytest.mark.parametrize("name", [*READERS, *(n for n in CHANGED if n.startswith("graft."))])

@@ -752,6 +752,28 @@ KINDS = [
     ("deberta.encoder.layer.1.attention.output.dense.weight", "1", "attention output"),
     ("deberta.encoder.layer.1.attention.self.q_bias", "1", "query"),  # DeBERTa v1
     ("deberta.encoder.layer.1.attention.self.v_bias", "1", "value"),
+    ("transformer.h.3.attn.c_attn.weight", "3", "attention in"),  # GPT-2
+    ("h.3.attn.c_proj.bias", "3", "attention output"),
+    ("h.3.mlp.c_fc.weight", "3", "MLP in"),
+    ("h.3.mlp.c_proj.weight", "3", "MLP out"),
+    ("h.3.ln_1.weight", "3", "LayerNorm"),
+    ("h.3.ln_2.bias", "3", "LayerNorm"),
+    ("model.layers.4.self_attn.q_proj.weight", "4", "query"),  # LLaMA, Qwen, SmolLM
+    ("layers.4.self_attn.k_proj.bias", "4", "key"),
+    ("layers.4.self_attn.v_proj.weight", "4", "value"),
+    ("layers.4.self_attn.o_proj.weight", "4", "attention output"),
+    ("layers.4.self_attn.q_norm.weight", "4", "LayerNorm"),
+    ("layers.4.self_attn.k_norm.weight", "4", "LayerNorm"),
+    ("layers.4.mlp.gate_proj.weight", "4", "MLP in"),
+    ("layers.4.mlp.up_proj.weight", "4", "MLP in"),
+    ("layers.4.mlp.down_proj.weight", "4", "MLP out"),
+    ("layers.4.input_layernorm.weight", "4", "LayerNorm"),
+    ("layers.4.post_attention_layernorm.weight", "4", "LayerNorm"),
+    ("model.decoder.layers.0.self_attn.out_proj.weight", "0", "attention output"),  # OPT
+    ("decoder.layers.0.self_attn_layer_norm.weight", "0", "LayerNorm"),
+    ("decoder.layers.0.final_layer_norm.bias", "0", "LayerNorm"),
+    ("decoder.layers.0.fc1.weight", "0", "MLP in"),
+    ("decoder.layers.0.fc2.weight", "0", "MLP out"),
     ("embeddings.word_embeddings.weight", "other", "other"),
     ("scale", "other", "other"),
 ]

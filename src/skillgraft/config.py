@@ -67,6 +67,7 @@ class Kind(StrEnum):
 
     prompt = "prompt"
     linear = "linear"
+    autoregressive = "autoregressive"
 
 
 class Train(StrEnum):
@@ -78,11 +79,12 @@ class Train(StrEnum):
 
 
 class Pool(StrEnum):
-    """Which hidden state a linear head reads."""
+    """Which hidden state a linear head reads; `last` is a causal LM's, through the task's template."""
 
     first = "first"
     mask = "mask"
     mean = "mean"
+    last = "last"
 
 
 class Optimizer(StrEnum):
@@ -216,6 +218,7 @@ class ModelConfig:
     name: str = MISSING
     path: str = silent()
     revision: str | None = silent(None)
+    blocks: dict[str, list[str]] = silent(dict)  # `graftable` takes its list from here
     graftable: list[str] = MISSING
     attention: str = MISSING
     after: str | None = silent(None)  # a run; what it left is the identity
@@ -584,7 +587,7 @@ def idle(cfg: RunConfig) -> set[str]:
     unread = {name for name, _ in keys() if name.startswith("graft.") and name not in read}
     if cfg.graft.selector in UNSIZED:
         unread.add("sparsity")
-    if cfg.finetune.kind is Kind.prompt:
+    if cfg.finetune.kind is not Kind.linear:
         unread |= {"finetune.pool", "finetune.norm", "finetune.head_lr"}
     if cfg.finetune.train is not Train.lora:
         unread |= {"finetune.rank", "finetune.alpha"}

@@ -23,13 +23,14 @@ from skillgraft.region import Layout
 M = TypeVar("M", bound=nn.Module)
 FORMAT = 1  # of the file; a reader refuses a newer one
 MODULES = {  # kinds of module in a transformer block, by name (method: section 3, `module`)
+    "attention in": r"c_attn\.",  # GPT-2's query, key and value in one matrix
     "query": r"(query|q_lin|q_proj|query_proj)\.|\.q_bias$",
     "key": r"(key|k_lin|k_proj|key_proj)\.",
     "value": r"(value|v_lin|v_proj|value_proj)\.|\.v_bias$",
-    "LayerNorm": r"(LayerNorm|layer_norm)\.",
-    "attention output": r"attention\.(output\.dense|out_lin|out_proj)\.",
-    "MLP in": r"(intermediate\.dense|lin1|fc1)\.",
-    "MLP out": r"(output\.dense|lin2|fc2)\.",
+    "LayerNorm": r"(LayerNorm|layer_?norm|ln_\d|[qk]_norm)\.",
+    "attention output": r"(attention|attn)\.(output\.dense|out_lin|out_proj|o_proj|c_proj)\.",
+    "MLP in": r"(intermediate\.dense|lin1|fc1|c_fc|gate_proj|up_proj)\.",
+    "MLP out": r"(output\.dense|lin2|fc2|down_proj|mlp\.c_proj)\.",
 }
 
 

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from skillgraft.checkpoint import tokenizer_files
+from skillgraft.checkpoint import gguf_file, tokenizer_files
 from skillgraft.config import Kind, Pool, RunConfig
 from skillgraft.errors import InputError
 from skillgraft.prompt import Batch, words_to_ids
 from skillgraft.seeds import derive
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# What transformers raises over files that it cannot read; struct.error and IndexError for cut GGUF files.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    IndexError,
+    SafetensorError,
+    struct.error,
+)
 
 
 class Classifier(nn.Module):
-    """A transformers model whose output is (B, classes) logits, by prompt or by a linear head."""
+    """A transformers model whose output is (B, classes) logits, by prompt or by a linear head.
+
+    The LM head of a masked LM is read at the mask, with `causal` that of a causal LM at the last token.
+    """
 
     def __init__(
         self,
@@ -33,6 +51,7 @@ class Classifier(nn.Module):
         head: nn.Linear | None = None,
         pool: Pool | None = None,
         norm: float | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.head, self.pool, self.norm = model, head, pool, norm
@@ -51,18 +70,32 @@ class Classifier(nn.Module):
             parameter.requires_grad_(False)
         for parameter in self.graftable.values():
             parameter.requires_grad_(True)
-        # by signature: transformers wraps forward, and a wrapper has other names
-        self.types = "token_type_ids" in inspect.signature(model.forward).parameters
+        # by signature: transformers wraps forward, and a wrapper has other names. A model without
+        # types of its own may take them all the same: GPT-2 looks them up among its words.
+        self.types = bool(getattr(model.config, "type_vocab_size", 0)) and (
+            "token_type_ids" in inspect.signature(model.forward).parameters
+        )
         if words is not None:
             self.register_buffer("words", torch.tensor(words), persistent=False)
             self._position: Tensor | None = None
-            model.base_model.register_forward_hook(self._keep_mask_only)
+            if causal:  # OPT's LM class goes past its base model
+                model.get_output_embeddings().register_forward_pre_hook(self._keep_last_only)
+            else:
+                model.base_model.register_forward_hook(self._keep_mask_only)
 
     def _keep_mask_only(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Cut the encoder's output to the mask's hidden state: the LM head then costs B × V."""
-        hidden, rows = output["last_hidden_state"], torch.arange(len(output["last_hidden_state"]))
-        output["last_hidden_state"] = hidden[rows.to(hidden.device), self._position].unsqueeze(1)
+        output["last_hidden_state"] = self._at_position(output["last_hidden_state"])
         return output
+
+    def _keep_last_only(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Cut the LM head's input to the last token's hidden state."""
+        return (self._at_position(args[0]),)
+
+    def _at_position(self, hidden: Tensor) -> Tensor:
+        """Return (B, 1, H), of (B, T, H) the state of each row at its own position."""
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, self._position].unsqueeze(1)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (B, classes) logits in fp32."""
@@ -103,40 +136,58 @@ class Classifier(nn.Module):
                 target.copy_(tensors[name])
 
 
+def source(path: Path) -> tuple[Path, dict[str, str]]:
+    """Return the folder and the further arguments by which transformers reads a model."""
+    file = gguf_file(path)
+    if file is None:
+        return path, {}
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"model.path={path}: a GGUF file needs {' and '.join(missing)}: "
+            'pip install "skillgraft[gguf]"'
+        )
+    return file.parent, {"gguf_file": file.name}
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model's folder."""
+    """Return the tokenizer of a model's folder or GGUF file."""
     from transformers import AutoTokenizer
 
     if not tokenizer_files(folder):
         raise InputError(f"model.path={folder}: no tokenizer (no tokenizer.json or the like)")
+    place, more = source(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"model.path={folder}: no tokenizer ({str(error).splitlines()[0]})"
-        ) from error
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **more)
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model.path={folder}: no tokenizer ({reason})") from error
 
 
 def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Classifier:
     """Return the pre-trained model as a classifier, in fp32 and in evaluation mode."""
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoModelForMaskedLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    prompted = cfg.finetune.kind is Kind.prompt
-    kind = AutoModelForMaskedLM if prompted else AutoModel
+    kinds = {Kind.prompt: AutoModelForMaskedLM, Kind.autoregressive: AutoModelForCausalLM}
+    prompted = cfg.finetune.kind in kinds
+    place, more = source(folder)
     try:
-        model, info = kind.from_pretrained(
-            folder,
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **more)
+        check_kind(cfg, folder, config)
+        model, info = kinds.get(cfg.finetune.kind, AutoModel).from_pretrained(
+            place,
+            **more,
+            config=config,
             dtype=torch.float32,
             attn_implementation=cfg.model.attention,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         key = f"model.path={folder}"
         if re.search("attn_implementation|attention implementation|FlashAttention", reason):
@@ -145,8 +196,12 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
     check_missing(cfg, info["missing_keys"])
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # never read here, and often not in the checkpoint
+    if is_causal(config):
+        model.config.use_cache = False  # of keys and values, for text that is to follow
     words = words_to_ids(cfg.task, tokenizer) if prompted else None
-    head = None if prompted else new_head(model.config.hidden_size, len(cfg.task.labels), cfg.seed)
+    # OPT-350m's last states are as narrow as its words
+    width = getattr(model.config, "word_embed_proj_dim", model.config.hidden_size)
+    head = None if prompted else new_head(width, len(cfg.task.labels), cfg.seed)
     classifier = Classifier(
         model,
         cfg.model.graftable,
@@ -154,14 +209,42 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
         head=head,
         pool=cfg.finetune.pool,
         norm=cfg.finetune.norm,
+        causal=cfg.finetune.kind is Kind.autoregressive,
     )
     if not classifier.graftable:
         some = ", ".join(name for name, _ in list(model.named_parameters())[:5])
+        hint = "; for a causal LM: model.graftable='${model.blocks.autoregressive}'"
         raise InputError(
             f"model.graftable={list(cfg.model.graftable)}: no parameter of {cfg.model.name} matches "
-            f"(it has {some}, …)"
+            f"(it has {some}, …){hint if is_causal(config) else ''}"
         )
     return classifier.eval()
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Return whether a model reads from left to right only: it has a causal LM class and no masked one."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return (
+        config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and config.model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+
+
+def check_kind(cfg: RunConfig, folder: Path, config: PreTrainedConfig) -> None:
+    """Raise InputError, with the kinds that fit, where the kind of fine-tuning is not one for the model."""
+    kind, pool, causal = cfg.finetune.kind, cfg.finetune.pool, is_causal(config)
+    if (kind is Kind.autoregressive or (kind is Kind.linear and pool is Pool.last)) == causal:
+        return
+    asked = f"finetune.kind={kind.value}" + (
+        f" finetune.pool={pool}" if kind is Kind.linear else ""
+    )
+    what, fit = (
+        ("a causal LM", "finetune=autoregressive, or finetune=linear finetune.pool=last")
+        if causal
+        else ("no causal LM", "finetune=prompt, or finetune=linear finetune.pool=mean")
+    )
+    raise InputError(f"{asked}: model.path={folder} is {what} ({config.model_type}): use {fit}")
 
 
 def check_missing(cfg: RunConfig, missing: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ ENDS = ".,;:!?"  # what may be dropped at the end of the first text of a pair
 
 
 class Encoded(NamedTuple):
-    """One example as token ids; `mask` is the mask token's position, or 0 without a template."""
+    """One example as token ids.
+
+    `mask` is the position that is read: the mask token's, the last token's of an autoregressive
+    prompt, or 0 without a template.
+    """
 
     ids: list[int]
     types: list[int]
@@ -32,25 +37,29 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns rows into token ids: by template, or plainly where no mask token is read."""
+    """Turns rows into token ids: by template, or plainly where no position of it is read.
+
+    With `causal`, the prompt ends where the verbalizer's word would follow.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     template: str | None
     max_length: int
+    causal: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
         """Return the rows as token ids of at most `max_length`; only their texts are cut."""
         if self.template is None:
             return [self._plain(row) for row in rows]
         pieces = parse_template(self.template)
+        if self.causal:
+            pieces = slot_last(pieces)
         before = ["", *(kind for kind, _ in pieces)]
         literals = [self._literal(*piece, before[i]) for i, piece in enumerate(pieces)]
-        return [self._prompt(row, pieces, literals) for row in rows]
-
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)[
-            "input_ids"
-        ]
+        ends = ([self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id])
+        if self.causal:
+            ends = (beginning(self.tokenizer), [])
+        return [self._prompt(row, pieces, literals, *ends) for row in rows]
 
     def _literal(self, kind: str, text: str, before: str) -> list[int]:
         """Return the ids of a fixed part of the template; none for a slot of the row."""
@@ -58,29 +67,34 @@ class Encoder:
             return [self.tokenizer.mask_token_id]
         if kind != "literal":
             return []
-        if before not in ("", "mask"):  # DeBERTa puts a space before a first word
-            start = self._tokens("a")
-            whole = self._tokens(f"a{text}")
-            if whole[: len(start)] == start:
-                return whole[len(start) :]
-        return self._tokens(text)
+        if before not in ("", "mask"):
+            return following(self.tokenizer, text)
+        return tokens(self.tokenizer, text)
 
     def _prompt(
-        self, row: Row, pieces: list[tuple[str, str]], literals: list[list[int]]
+        self,
+        row: Row,
+        pieces: list[tuple[str, str]],
+        literals: list[list[int]],
+        start: list[int],
+        end: list[int],
     ) -> Encoded:
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        texts = fill(row, pieces)
-        filled = {i: self._tokens(text) for i, text in texts.items()}
-        room = self.max_length - 2 - sum(map(len, literals))
+        filled = {}
+        for i, text in fill(row, pieces).items():
+            read = following if self.causal and i else tokens
+            filled[i] = read(self.tokenizer, text)
+        room = self.max_length - len(start) - len(end) - sum(map(len, literals))
         if room < len(filled):
             raise InputError(
                 f"task.max_length={self.max_length}: no room for text beside the template"
             )
         truncate(list(filled.values()), room)
-        ids = [cls]
+        ids = list(start)
         for i, literal in enumerate(literals):
             ids += filled.get(i, literal)
-        ids.append(sep)
+        ids += end
+        if self.causal:
+            return Encoded(ids, [0] * len(ids), len(ids) - 1, row.label)
         if ids.count(self.tokenizer.mask_token_id) != 1:
             raise InputError(
                 f"a text contains the mask token {self.tokenizer.mask_token}: "
@@ -97,6 +111,23 @@ class Encoder:
             return_token_type_ids=True,
         )
         return Encoded(out["input_ids"], out["token_type_ids"], 0, row.label)
+
+
+def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of a text by itself, without special tokens."""
+    return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+
+
+def following(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of a text where it follows a word: SentencePiece puts a space before a first one."""
+    start, whole = tokens(tokenizer, "a"), tokens(tokenizer, f"a{text}")
+    return whole[len(start) :] if whole[: len(start)] == start else tokens(tokenizer, text)
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what the tokenizer itself puts before a text: LLaMA's <s>, OPT's </s>, GPT-2's nothing."""
+    plain, whole = tokens(tokenizer, "a"), tokenizer("a")["input_ids"]
+    return whole[: next((i for i, _ in enumerate(whole) if whole[i:][: len(plain)] == plain), 0)]
 
 
 def parse_template(template: str) -> list[tuple[str, str]]:
@@ -119,6 +150,26 @@ def parse_template(template: str) -> list[tuple[str, str]]:
     slots = sorted(kind for kind in kinds if kind in ("text", "a", "b"))
     if slots not in (["text"], ["a", "b"]):
         raise InputError(f"task.template={template!r}: expected *text*, or *a* and *b*, once each")
+    return parts
+
+
+def slot_last(pieces: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return a template's parts as an autoregressive prompt, which the verbalizer's word follows.
+
+    `*mask*` goes to the end, and what stands between it and the next text, or the end, is dropped;
+    the word always follows with a space. So `*text* It was *mask*.` ends in `It was`, `*mask*:
+    *text*` is the text alone, and `*a*? *mask*, *b*` is `*a*? *b*`. (Ours: the authors' code for
+    causal models does not run.)
+    """
+    at = [kind for kind, _ in pieces].index("mask")
+    after = list(itertools.dropwhile(lambda piece: piece[0] == "literal", pieces[at + 1 :]))
+    parts = list(pieces[:at])
+    if after:  # its space before was the slot's
+        parts.append((after[0][0], " " if parts else ""))
+    parts += after[1:]
+    if parts[-1][0] == "literal":
+        last = parts.pop()[1].rstrip(" ")
+        parts += [("literal", last)] if last else []
     return parts
 
 
@@ -151,14 +202,14 @@ def words_to_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> list[i
     """Return the token id of each label's word, with its leading space; one token each or InputError."""
     ids = []
     for label, word in verbalizer(task).items():
-        tokens = tokenizer(" " + word.strip(), add_special_tokens=False)["input_ids"]
-        if not word.strip() or len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
-            pieces = tokenizer.convert_ids_to_tokens(tokens)
+        found = following(tokenizer, " " + word.strip())
+        if not word.strip() or len(found) != 1 or found[0] == tokenizer.unk_token_id:
+            pieces = tokenizer.convert_ids_to_tokens(found)
             raise InputError(
                 f"task {task.name}: task.verbalizer: '{word}' (label '{label}') is not one token of "
                 f"this model's tokenizer: {pieces}"
             )
-        ids.append(tokens[0])
+        ids.append(found[0])
     if len(set(ids)) != len(ids):
         raise InputError(f"task {task.name}: task.verbalizer: two words are the same token")
     return ids
@@ -172,7 +223,10 @@ def make_encoder(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, positions: 
             f"task.max_length={task.max_length}: model {cfg.model.name} ends at {positions}"
         )
     parse_template(task.template)
-    prompted = finetune.kind is Kind.prompt or finetune.pool is Pool.mask
+    pool = finetune.pool if finetune.kind is Kind.linear else None
+    if finetune.kind is Kind.autoregressive or pool is Pool.last:
+        return Encoder(tokenizer, task.template, task.max_length, causal=True)
+    prompted = finetune.kind is Kind.prompt or pool is Pool.mask
     if prompted and tokenizer.mask_token_id is None:
         raise InputError(
             f"model {cfg.model.name}: its tokenizer has no mask token; use finetune=linear"

