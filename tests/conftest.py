@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,28 @@ def _two_threads() -> None:
     import torch
 
     torch.set_num_threads(2)
+
+
+@pytest.fixture
+def one_thread(_two_threads: None) -> None:
+    """For models so small that a second thread only waits."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Leave figures empty: drawing them is half of a small run."""
+    from skillgraft import figure
+
+    def save(drawing: object, path: Path) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure, "save", save)
+        patch.setattr(figure, "reliability_diagram", lambda *_: None)
+        patch.setattr(figure, "heat_map", lambda *_: None)
+        yield

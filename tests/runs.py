@@ -24,6 +24,17 @@ SMALL = (
     "graft.score_every=2",
     "task.test_rows=50",
 )
+# A run of about a second, for what does not depend on how well anything is learned.
+TINY = (
+    "shots=4",
+    "threads=1",
+    "finetune.steps=4",
+    "finetune.evaluate_every=2",
+    "task.test_rows=12",
+    "task.ood=[]",
+    "logger=none",
+)
+FEW = ("graft.examples=8", "graft.batch_size=4")  # for selectors that read the training rows
 SIZED = tuple(o for o in SMALL if not o.startswith("graft."))  # for selectors without steps
 
 
@@ -39,6 +50,12 @@ def make(store: Path, *overrides: str) -> Path:
     from skillgraft.run import run
 
     return run(composed(f"store={store}", *overrides), [config.CONF])
+
+
+def results(folder: Path, *names: str) -> dict[str, bytes]:
+    """Return the bytes of what must not differ between two makings of a run."""
+    files = names or ("metrics.json", "predictions.parquet", "graft.safetensors")
+    return {name: (folder / name).read_bytes() for name in files}
 
 
 def command(*arguments: str, cwd: Path, program: str = "skillgraft") -> subprocess.CompletedProcess:

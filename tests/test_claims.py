@@ -210,10 +210,9 @@ def test_composition(tmp_path: Path) -> None:
 
 def test_continual(tmp_path: Path) -> None:
     def make(seed: int) -> list[dict[str, Any]]:
-        found = []
+        found = [row(seed, "a", stage="x:a")]  # the first stage is the same run for both
         for take, who, later in (("graft", "graft", 0.87), ("finetuned", "finetuned", 0.6)):
             mode = {"config/model.take": take if take == "finetuned" else math.nan}
-            found.append(row(seed, "a", stage="x:a", **mode))
             last = {f"{who}/tasks/a/score": later + WIGGLE[seed], "stage": "x:a>b"}
             found.append(row(seed, "b", **mode, **last))
         return found

@@ -396,6 +396,9 @@ def test_own_task_from_csv_and_parquet(tmp_path: Path) -> None:
         (("task.template='no slot'",), ["task.template", "*mask*"]),
         (("trainer=gpu",), ["trainer.accelerator=gpu"]),
         (("model=hub", "model.path=./nowhere"), ["model.path", "nowhere"]),
+        (("graft=layer", "graft.layer=99"), ["graft.layer=99", "0, 1"]),
+        (("graft=file", "graft.paths=[nowhere]"), ["graft.paths: nowhere", "found none"]),
+        (("model.sequence=[toy_topic,toy_film]",), ["model.sequence", "the stage toy_topic"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(

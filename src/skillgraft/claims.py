@@ -509,9 +509,11 @@ def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
     mode = rows["config/model.take"] if "config/model.take" in rows else pd.Series(None, rows.index)
     rows = rows.assign(take=mode.fillna("graft"), stage_number=rows["stage"].str.count(">") + 1)
+    first = rows[rows.stage_number == 1]  # takes nothing: the same run for both
     found = []
-    for (seed, take), part in rows.groupby(["seed", "take"]):
+    for (seed, take), part in rows[rows.stage_number > 1].groupby(["seed", "take"]):
         who = "graft" if take == "graft" else "finetuned"
+        part = pd.concat([first[first.seed == seed], part])
         order = part.sort_values("stage_number")
         last = order.iloc[-1]
         for _, run in order.iterrows():

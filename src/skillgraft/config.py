@@ -128,6 +128,7 @@ READ: dict[Selector, tuple[str, ...]] = {
     Selector.module: ("module",),
     Selector.file: ("rule",),
 }
+TRAINED = (Selector.learned, Selector.stitch_l1)  # a size to start from; they find their own
 UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
 OPTIONAL = ("score_every", "score_rows", "per_example", "rounds")  # may be null
 
@@ -246,7 +247,7 @@ class FinetuneConfig:
     l1: float = field(default=0.0, metadata={"low": 0, "high": None})
     rank: int | None = field(default=None, metadata={"low": 1, "high": None})
     alpha: int | None = field(default=None, metadata={"low": 1, "high": None})
-    tasks: list[str] = field(default_factory=list)
+    tasks: list[str] | None = field(default_factory=list)  # null: a mixture that lacks its tasks
 
 
 @dataclass
@@ -449,10 +450,20 @@ def check(cfg: RunConfig) -> None:
         )
     check_finetune(cfg)
     check_graft(cfg.graft)
-    if cfg.model.sequence and cfg.task.name not in cfg.model.sequence:
+    check_sequence(cfg)
+
+
+def check_sequence(cfg: RunConfig) -> None:
+    """Raise InputError where a stage of continual learning does not fit its sequence."""
+    sequence = list(cfg.model.sequence)
+    if sequence and (cfg.task.name not in sequence or len(set(sequence)) != len(sequence)):
         raise InputError(
-            f"model.sequence={list(cfg.model.sequence)}: task.name={cfg.task.name} is not in it"
+            f"model.sequence={sequence}: expected different tasks, task.name={cfg.task.name} "
+            "among them"
         )
+    if (sequence or cfg.model.after is not None) and cfg.finetune.kind is Kind.linear:
+        key = "model.sequence" if sequence else "model.after"
+        raise InputError(f"{key}: tasks do not share a linear head; use a prompt")
 
 
 def check_finetune(cfg: RunConfig) -> None:
@@ -464,6 +475,8 @@ def check_finetune(cfg: RunConfig) -> None:
         raise InputError("finetune.rank and finetune.alpha: finetune.train=lora needs both")
     if options.l1 and options.train is Train.lora:
         raise InputError("finetune.l1: not for finetune.train=lora, whose movement is not sparse")
+    if options.tasks is None:
+        raise InputError("finetune.tasks: no value; give the tasks with finetune.tasks=[…]")
     tasks = list(options.tasks)
     if tasks and (cfg.task.name not in tasks or len(set(tasks)) != len(tasks)):
         raise InputError(
@@ -479,10 +492,11 @@ def check_graft(graft: GraftConfig) -> None:
     for name in READ.get(selector, ()):
         if graft[name] is None and name not in OPTIONAL:  # type: ignore[index]
             raise InputError(f"graft.{name}: graft.selector={selector.value} needs a value")
-    if graft.match not in (None, selector.value) and selector is Selector.learned:
-        raise InputError(f"graft.match={graft.match}: the learned selector finds its own size")
-    if graft.match not in (None, selector.value) and selector in (Selector.stitch_l1, *UNSIZED):
-        raise InputError(f"graft.match={graft.match}: the {selector.value} selector has no size")
+    matched = f"graft.match={graft.match}: the {selector.value} selector"
+    if graft.match not in (None, selector.value) and selector in TRAINED:
+        raise InputError(f"{matched} finds its own size")
+    if graft.match not in (None, selector.value) and selector in UNSIZED:
+        raise InputError(f"{matched} has no size")
     if selector is Selector.file and not graft.paths:
         raise InputError("graft.paths: graft.selector=file needs the files of grafts, or runs")
 
@@ -529,7 +543,9 @@ def expand(cfg: RunConfig, folders: list[Path]) -> None:
         cfg.task.ood = []  # a mixture is measured on its tasks
     for name in (name for name in cfg.task.ood if name not in cfg.ood):
         cfg.ood[name] = task_file(name, "task.ood", folders)
-    for name in (name for name in cfg.finetune.tasks if name not in (cfg.task.name, *cfg.others)):
+    for name in (
+        name for name in cfg.finetune.tasks or () if name not in (cfg.task.name, *cfg.others)
+    ):
         cfg.others[name] = task_file(name, "finetune.tasks", folders)
         cfg.others[name].test_rows = cfg.task.test_rows
 
@@ -591,7 +607,7 @@ def idle(cfg: RunConfig) -> set[str]:
         unread |= {"finetune.pool", "finetune.norm", "finetune.head_lr"}
     if cfg.finetune.train is not Train.lora:
         unread |= {"finetune.rank", "finetune.alpha"}
-    if not cfg.model.sequence and cfg.model.after is None:
+    if cfg.model.after is None:  # also at the first stage of a sequence
         unread.add("model.take")
     return unread
 

@@ -151,12 +151,20 @@ def fit_temperature(probabilities: np.ndarray, labels: Sequence[int]) -> float:
         return -float(scaled[np.arange(len(truth)), truth].mean())
 
     best = minimize_scalar(nll, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(best.x))
+    # never worse than no scaling, which is also the answer where nothing depends on it
+    return float(np.exp(best.x)) if best.fun < nll(0.0) else 1.0
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return (N, classes) float32 probabilities with their logits divided by a temperature."""
-    return softmax(log_probabilities(probabilities) / temperature, axis=1).astype(np.float32)
+    """Return (N, classes) float32 probabilities with their logits divided by a temperature.
+
+    No prediction changes, not even where two classes come closer than float32 can tell apart.
+    """
+    scaled = softmax(log_probabilities(probabilities) / temperature, axis=1).astype(np.float32)
+    best = probabilities.argmax(1)
+    tied = np.flatnonzero(scaled.argmax(1) != best)
+    scaled[tied, best[tied]] = np.nextafter(scaled[tied].max(1), np.float32(2))
+    return scaled
 
 
 def log_probabilities(probabilities: np.ndarray) -> np.ndarray:

@@ -163,6 +163,13 @@ class FineTuning(pl.LightningModule):
         self.losses.append(loss.detach())
         return loss
 
+    def on_after_backward(self) -> None:
+        """Clear the gradient of entries that are held fast: the clipped norm is not theirs."""
+        for name, mask in (self.only or {}).items():
+            gradient = self.classifier.graftable[name].grad
+            if gradient is not None:
+                gradient.masked_fill_(~mask, 0)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log, and at each evaluation keep the best model and what a resumed run needs."""
         self.pull_back()
@@ -187,7 +194,9 @@ class FineTuning(pl.LightningModule):
         """
         if not self.start:
             return
-        threshold = self.optimizer.param_groups[0]["lr"] * self.cfg.finetune.l1
+        options = self.cfg.finetune
+        share = factor(options.schedule, self.progress.step, options.steps)
+        threshold = options.lr * share * options.l1
         for name, start in self.start.items():
             parameter = self.classifier.graftable[name]
             if threshold and parameter.requires_grad:
@@ -336,6 +345,8 @@ def trainable(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
     if options.train is Train.bias:
         for name, parameter in classifier.graftable.items():
             parameter.requires_grad_(name.endswith("bias"))
+        if not any(parameter.requires_grad for parameter in classifier.graftable.values()):
+            raise InputError("finetune.train=bias: this model's graftable parameters have no bias")
         yield
     else:
         with low_rank(classifier, cfg):
@@ -362,6 +373,8 @@ def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
         for name, module in classifier.model.named_modules()
         if id(getattr(module, "weight", None)) in ours and module.weight.ndim == 2
     ]
+    if not matrices:
+        raise InputError("finetune.train=lora: no graftable parameter of this model is a matrix")
     transposed = any(type(classifier.model.get_submodule(n)).__name__ == "Conv1D" for n in matrices)
     settings = peft.LoraConfig(
         r=options.rank,
@@ -369,7 +382,9 @@ def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
         target_modules=matrices,
         fan_in_fan_out=transposed,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks for a name that transformers 5 deprecates
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         torch.manual_seed(derive(cfg.seed, "model", "lora"))
         adapted = peft.get_peft_model(classifier.model, settings)
     yield

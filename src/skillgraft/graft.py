@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,41 +158,11 @@ class Graft:
 
     def __or__(self, other: Graft) -> Graft:
         """Return the union; a shared entry gets the mean of the two values."""
-        return self._combine(other, union=True)
+        return union([self, other])
 
     def __and__(self, other: Graft) -> Graft:
         """Return the intersection, with this graft's values."""
-        return self._combine(other, union=False)
-
-    def _combine(self, other: Graft, *, union: bool) -> Graft:
-        self._same_base(other)
-        indices, values, pretrained = {}, {}, {}
-        for name, index in self.indices.items():
-            theirs = other.indices[name]
-            shared = torch.isin(index, theirs, assume_unique=True)
-            value = self.values[name]
-            if not union:
-                indices[name], values[name] = index[shared], value[shared]
-                pretrained[name] = self.pretrained[name][shared]
-                continue
-            mine = torch.isin(theirs, index, assume_unique=True)
-            merged = value.clone()
-            # in float64, where the sum of two large fp16 values is finite
-            total = value[shared].double() + other.values[name][mine].double()
-            merged[shared] = (total / 2).to(value.dtype)
-            joined, order = torch.cat([index, theirs[~mine]]).sort()
-            indices[name] = joined
-            values[name] = torch.cat([merged, other.values[name][~mine]])[order]
-            pretrained[name] = torch.cat([self.pretrained[name], other.pretrained[name][~mine]])[
-                order
-            ]
-        meta = {
-            "model": self.meta.get("model"),
-            "rule": "union" if union else "intersection",
-            "parents": [dict(self.meta), dict(other.meta)],
-        }
-        head = self.head if not union or same(self.head, other.head) else {}
-        return Graft(indices, values, pretrained, self.shapes, self.base, meta, head)
+        return intersection([self, other])
 
     # ------------------------------------------------------------------------------- applying
 
@@ -338,6 +308,64 @@ class Graft:
         return cls(indices, values, pretrained, shapes, header["base"], header["meta"], head)
 
 
+def union(grafts: Sequence[Graft]) -> Graft:
+    """Return the union of grafts of one base; a shared entry gets the mean of all values it has.
+
+    Of three and more this is not a | b | c, which would weigh the last most.
+    """
+    first = grafts[0]
+    for other in grafts:
+        first._same_base(other)
+    indices, values, pretrained = {}, {}, {}
+    for name in first.shapes:
+        every = torch.cat([graft.indices[name] for graft in grafts])
+        value = torch.cat([graft.values[name] for graft in grafts])
+        index, place = every.unique(return_inverse=True)
+        count = torch.bincount(place, minlength=index.numel())
+        # in float64, where the sum of large fp16 values is finite
+        total = torch.zeros(index.numel(), dtype=torch.float64).index_add_(0, place, value.double())
+        one, before = (torch.empty(index.numel(), dtype=value.dtype) for _ in range(2))
+        one[place] = value
+        before[place] = torch.cat([graft.pretrained[name] for graft in grafts])
+        indices[name], pretrained[name] = index, before
+        values[name] = torch.where(count > 1, (total / count).to(value.dtype), one)
+    head = first.head if all(same(first.head, graft.head) for graft in grafts) else {}
+    return combined(grafts, "union", indices, values, pretrained, head)
+
+
+def intersection(grafts: Sequence[Graft]) -> Graft:
+    """Return the intersection of grafts of one base, with the first one's values."""
+    first = grafts[0]
+    for other in grafts:
+        first._same_base(other)
+    indices, values, pretrained = {}, {}, {}
+    for name, index in first.indices.items():
+        shared = torch.ones_like(index, dtype=torch.bool)
+        for other in grafts:
+            shared &= torch.isin(index, other.indices[name], assume_unique=True)
+        indices[name], values[name] = index[shared], first.values[name][shared]
+        pretrained[name] = first.pretrained[name][shared]
+    return combined(grafts, "intersection", indices, values, pretrained, first.head)
+
+
+def combined(
+    grafts: Sequence[Graft],
+    rule: str,
+    indices: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    pretrained: Mapping[str, Tensor],
+    head: Mapping[str, Tensor],
+) -> Graft:
+    """Return a graft that says which grafts it was made from."""
+    first = grafts[0]
+    meta = {
+        "model": first.meta.get("model"),
+        "rule": rule,
+        "parents": [dict(graft.meta) for graft in grafts],
+    }
+    return Graft(indices, values, pretrained, first.shapes, first.base, meta, head)
+
+
 def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 of a graft file's header (less its digest) and tensors."""
     return hashlib.sha256((json.dumps(header) + region.digest(tensors)).encode()).hexdigest()
@@ -359,11 +387,14 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 
 def named_tasks(meta: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the task of a graft, or the tasks of its parents."""
-    if "parents" not in meta:
+    """Yield the tasks that a graft's region was chosen for: its own, or those of its parents."""
+    if "regions" in meta:  # stored grafts, evaluated on another task
+        yield from meta["regions"]
+    elif "parents" in meta:
+        for parent in meta["parents"]:
+            yield from named_tasks(parent)
+    else:
         yield str(meta.get("task", "unnamed"))
-    for parent in meta.get("parents", ()):
-        yield from named_tasks(parent)
 
 
 def layer_of(name: str) -> str:

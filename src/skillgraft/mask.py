@@ -158,10 +158,13 @@ def difference(finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]
 
 
 def base_region(
-    finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], count: int
+    finetuned: Mapping[str, Tensor],
+    pretrained: Mapping[str, Tensor],
+    count: int,
+    barred: Tensor | None = None,
 ) -> Tensor:
     """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
-    return region.top(difference(finetuned, pretrained).abs_(), count)
+    return region.top(difference(finetuned, pretrained).abs_(), count, barred)
 
 
 def as_mask(indices: Tensor, total: int) -> Tensor:

@@ -72,12 +72,17 @@ def region_size(sparsity: float, graftable: int) -> int:
     return round(sparsity * graftable)
 
 
-def top(values: Tensor, count: int) -> Tensor:
+def top(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
     """Return the sorted flat indices of the `count` largest values; ties go to the lower index.
 
-    Differs from the authors' code, whose strict > at the k-th value keeps k - 1 entries and loses
-    every tie with it.
+    `barred` are flat indices that are not to be had. Differs from the authors' code, whose strict >
+    at the k-th value keeps k - 1 entries and loses every tie with it.
     """
+    if barred is not None and barred.numel():
+        free = torch.ones(values.numel(), dtype=torch.bool, device=values.device)
+        free[barred.to(values.device)] = False
+        left = free.nonzero().view(-1)
+        return left[top(values[left], count)]
     if count <= 0:
         return torch.empty(0, dtype=torch.int64, device=values.device)
     if count >= values.numel():
@@ -88,10 +93,13 @@ def top(values: Tensor, count: int) -> Tensor:
     return torch.cat([above, ties]).sort().values
 
 
-def at_random(total: int, count: int, seed: int) -> Tensor:
-    """Return `count` sorted indices below `total`, uniform without replacement."""
+def at_random(total: int, count: int, seed: int, barred: Tensor | None = None) -> Tensor:
+    """Return `count` sorted indices below `total`, uniform without replacement, none of `barred`."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(total, generator=generator)[:count].sort().values
+    order = torch.randperm(total, generator=generator)
+    if barred is not None and barred.numel():
+        order = order[~torch.isin(order, barred.cpu())]
+    return order[:count].sort().values
 
 
 def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:

@@ -64,6 +64,8 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     store.absolute_paths(cfg)
     store.resolve_after(cfg)
     for stage in store.chain(cfg):
+        if stage["task"] in (cfg.task.name, *cfg.others):
+            continue  # a task that comes back is measured as the run's own
         task = OmegaConf.merge(OmegaConf.structured(TaskConfig), stage["config"].task)
         cfg.others[stage["task"]] = cast(TaskConfig, task)
     rows = data.load(cfg)
@@ -205,6 +207,7 @@ class Making:
         self.own = self.panels[cfg.task.name]
         self.classifier.to("cuda" if gpu else "cpu")
         self.start()
+        self.check_region()
 
     def start(self) -> None:
         """Keep θ_pre; in a sequence, what the last stage left, with the regions that are taken."""
@@ -227,7 +230,7 @@ class Making:
             from safetensors.torch import load_file
 
             last = store.read_json(before[-1]["folder"] / "status.json")
-            whole = self.place.finetuned(last["finetuned"])
+            whole = Store(before[-1]["folder"].parent).finetuned(last["finetuned"])
             if not store.is_whole(whole):
                 raise InputError(
                     f"model.after={last['id']}: its fine-tuned weights are not in {whole}"
@@ -237,9 +240,35 @@ class Making:
         if self.cfg.model.take is not Take.graft:
             self.origin = self.pretrained
 
-    def predict(self) -> Predictions:
-        """Return the class probabilities of the classifier as it stands, on every split of the task."""
-        return self.own.predict(self.classifier, self.pad, self.batch_size)
+    def check_region(self) -> None:
+        """Raise InputError for a region that this model cannot have, before anything is trained."""
+        from skillgraft import select
+
+        options, total = self.cfg.graft, self.graftable
+        if self.size is not None and self.size > total:
+            raise InputError(
+                f"graft.match: {self.size} entries, of {total} that are graftable here"
+            )
+        if options.selector is Selector.file:
+            self.files = self.stored()
+        kind = options.selector.value
+        if kind in select.PARTS:
+            known = select.part_names(self.origin, kind)
+            if (part := self.part) not in known:
+                hint = config.nearest(part or "", known)
+                raise InputError(f"graft.{kind}={part}: this model has {', '.join(known)}.{hint}")
+
+    @property
+    def part(self) -> str | None:
+        """The bias, layer or kind of module that is the region, for the selectors that take one."""
+        options = self.cfg.graft
+        kinds = {Selector.layer: options.layer, Selector.module: options.module}
+        return kinds.get(options.selector, options.selector.value)
+
+    @property
+    def graftable(self) -> int:
+        """The number of graftable parameters."""
+        return sum(tensor.numel() for tensor in self.origin.values())
 
     @property
     def batch_size(self) -> int:
@@ -292,7 +321,7 @@ class Making:
         """Return what fine-tuning reads: the run's task, or all tasks of a mixture."""
         from skillgraft.finetune import Course
 
-        names = list(self.cfg.finetune.tasks) or [self.cfg.task.name]
+        names = list(self.cfg.finetune.tasks or ()) or [self.cfg.task.name]
         return [
             Course(
                 name,
@@ -314,32 +343,53 @@ class Making:
         import torch
         from safetensors.torch import load_file
 
-        from skillgraft import region
         from skillgraft.graft import Graft
 
         cfg, weights = self.cfg, load_file(cached / "weights.safetensors")
         heads = {n.removeprefix("head."): t for n, t in weights.items() if n.startswith("head.")}
-        self.after = finetuned = {name: weights[name] for name in self.pretrained}
+        self.after = {name: weights[name] for name in self.pretrained}
         self.classifier.restore({**self.pretrained, **{f"head.{n}": t for n, t in heads.items()}})
         if (twin := self.twin()) is not None:
             return twin
-        total = sum(p.numel() for p in self.pretrained.values())
-        if self.taken.numel():  # regions of earlier stages are not this one's to change
-            layout = region.Layout.of(self.pretrained)
-            for name, index in layout.split(self.taken).items():
-                region.write_at(finetuned[name], index, self.pretrained[name].cpu().take(index))
-        asked = region.region_size(cfg.sparsity, total) if self.size is None else self.size
-        if asked > total:
-            raise InputError(f"graft.match: {asked} entries, of {total} that are graftable here")
         if cfg.graft.selector is Selector.file:
-            return self.stored(heads)
+            meta = {**self.files.meta, **self.meta(heads), "regions": self.files.tasks}
+            return replace(self.files, meta=meta, head=heads)
+        finetuned = self.untaken(self.after)
         if all(torch.equal(finetuned[n], p.cpu()) for n, p in self.pretrained.items()):
             log.warning("fine-tuning moved nothing: every graft is the pre-trained model")
-        if asked == 0 and cfg.graft.selector not in UNSIZED:
-            log.warning("sparsity=%g of %d asks for no entry", cfg.sparsity, total)
-        chosen = self.region(finetuned, asked, total, tracker).cpu()
+        chosen = self.region(finetuned, self.asked(), tracker).cpu()
         chosen = chosen[~torch.isin(chosen, self.taken)]
-        meta = {
+        return Graft.take(chosen, self.origin, finetuned, self.meta(heads), heads)
+
+    def untaken(self, finetuned: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return θ_ft with earlier stages' regions as they left them: not this one's to change."""
+        from skillgraft import region
+
+        if not self.taken.numel():
+            return finetuned
+        out = {name: tensor.clone() for name, tensor in finetuned.items()}
+        for name, index in region.Layout.of(out).split(self.taken).items():
+            region.write_at(out[name], index, self.pretrained[name].cpu().take(index))
+        return out
+
+    def asked(self) -> int:
+        """Return the number of entries that a selector with a size is asked for."""
+        from skillgraft import region
+
+        cfg, free = self.cfg, self.graftable - self.taken.numel()
+        size = region.region_size(cfg.sparsity, self.graftable) if self.size is None else self.size
+        if cfg.graft.selector in UNSIZED:
+            return size
+        if size == 0:
+            log.warning("sparsity=%g of %d asks for no entry", cfg.sparsity, self.graftable)
+        if size > free:
+            log.warning("%d entries are asked for, earlier stages have left %d", size, free)
+        return min(size, free)
+
+    def meta(self, heads: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what the graft file says of itself."""
+        cfg = self.cfg
+        return {
             "model": cfg.model.name,
             "task": cfg.task.name,
             "labels": list(cfg.task.labels),
@@ -351,46 +401,55 @@ class Making:
             "pool": cfg.finetune.pool.value if heads and cfg.finetune.pool else None,
             "norm": cfg.finetune.norm if heads else None,
         }
-        return Graft.take(chosen, self.origin, finetuned, meta, heads)
 
     def twin(self) -> Graft | None:
         """Return the graft of a whole run that differs in comparison models only, if there is one."""
-        from skillgraft.graft import Graft
+        from skillgraft.graft import Graft, GraftError
 
         same = (run for run in self.place.runs() if run.get("region") == self.identity.region)
         found = next((run["id"] for run in same if run["id"] != self.identity.id), None)
         if found is None:
             return None
-        log.info("region: taken from %s", found)
         folder = self.place.run(found)
-        if (folder / "history.json").is_file():
-            shutil.copy(folder / "history.json", self.folder)
-        graft = Graft.load(folder / "graft.safetensors")
+        try:
+            graft = Graft.load(folder / "graft.safetensors")
+            if (folder / "history.json").is_file():
+                shutil.copy(folder / "history.json", self.folder)
+        except (GraftError, OSError) as error:  # altered, or just being replaced: make it here
+            log.warning("region: not taken from %s (%s)", found, error)
+            return None
+        log.info("region: taken from %s", found)
+        (self.folder / "mask.safetensors").unlink(missing_ok=True)  # of a try that was killed
         return replace(graft, meta={**graft.meta, "run": self.identity.id})
 
-    def region(
-        self, finetuned: Mapping[str, Tensor], asked: int, total: int, tracker: Tracker
-    ) -> Tensor:
+    def region(self, finetuned: Mapping[str, Tensor], asked: int, tracker: Tracker) -> Tensor:
         """Return the sorted flat indices that the selector chooses."""
-        from skillgraft import learn, mask, region, select
+        from skillgraft import mask, region, select
         from skillgraft.seeds import derive
 
-        cfg, options = self.cfg, self.cfg.graft
-        match options.selector:
+        selector = self.cfg.graft.selector
+        match selector:
             case Selector.learned | Selector.stitch_l1:
-                return self.learn(finetuned, asked, total, tracker)
+                return self.learn(finetuned, asked, tracker)
             case Selector.movement:
-                return mask.base_region(finetuned, self.pretrained, asked)
+                return mask.base_region(finetuned, self.pretrained, asked, self.taken)
             case Selector.magnitude:
-                return select.magnitude(finetuned, asked)
+                return region.top(select.magnitude(finetuned), asked, self.taken)
             case Selector.random:
-                return region.at_random(total, asked, derive(cfg.seed, "mask", "random"))
-            case Selector.bias:
-                return select.whole(finetuned, lambda name: name.endswith("bias"))
-            case Selector.layer | Selector.module:
-                return self.part(finetuned)
-        rows = self.trains[cfg.task.name]
-        size = 1 if options.per_example else options.batch_size
+                seed = derive(self.cfg.seed, "mask", "random")
+                return region.at_random(self.graftable, asked, seed, self.taken)
+            case Selector.bias | Selector.layer | Selector.module:
+                of = select.PARTS[selector.value]
+                return select.whole(finetuned, lambda name: of(name) == self.part)
+        return self.by_gradient(finetuned, asked)
+
+    def by_gradient(self, finetuned: Mapping[str, Tensor], asked: int) -> Tensor:
+        """Return the region of the selectors that read the loss's gradient, and train nothing."""
+        from skillgraft import learn, mask, region, select
+
+        cfg, options = self.cfg, self.cfg.graft
+        rows, squares = self.trains[cfg.task.name], options.selector is Selector.fisher
+        size = 1 if squares and options.per_example else options.batch_size
         assert size is not None
         assert options.examples is not None
         batches = learn.MaskBatches(rows, self.pad, size, options.examples, cfg.seed, 0, 1)
@@ -400,50 +459,30 @@ class Making:
             return select.batch_losses(self.classifier, batches, flat.theta.device)
 
         try:
-            points = options.points or 1
-            if options.selector is Selector.fisher:
-                return select.fisher(flat, losses, asked, points)
-            if options.rounds is not None:
-                return select.greedy(flat, losses, asked, options.rounds)
-            return select.attribution(flat, losses, asked, points)
+            assert options.points is not None
+            if not squares and options.rounds is not None:
+                return select.greedy(flat, losses, asked, options.rounds, self.taken)
+            worth = (select.fisher if squares else select.attribution)(flat, losses, options.points)
+            return region.top(worth, asked, self.taken)
         finally:
             flat.close()
 
-    def part(self, finetuned: Mapping[str, Tensor]) -> Tensor:
-        """Return every entry of the block, or kind of module, that the configuration names."""
-        from skillgraft import select
-        from skillgraft.graft import layer_of, module_of
-
-        kind = self.cfg.graft.selector.value
-        asked, of = (
-            (self.cfg.graft.layer, layer_of)
-            if self.cfg.graft.selector is Selector.layer
-            else (self.cfg.graft.module, module_of)
-        )
-        if asked not in (known := select.part_names(finetuned, kind)):
-            raise InputError(f"graft.{kind}={asked}: this model has {', '.join(known)}")
-        return select.whole(finetuned, lambda name: of(name) == asked)
-
-    def stored(self, heads: Mapping[str, Tensor]) -> Graft:
+    def stored(self) -> Graft:
         """Return the grafts of the files that are named, made one by the rule."""
         from skillgraft import region
-        from skillgraft.graft import Graft
+        from skillgraft.graft import Graft, intersection, union
 
-        options = self.cfg.graft
+        options, base = self.cfg.graft, region.digest(self.origin)
         files = [store.graft_file(path) for path in options.paths]
-        graft, *others = (Graft.load(file) for file in files)
-        for other in others:
-            graft = graft | other if options.rule is Rule.union else graft & other
-        if graft.base != region.digest(self.origin):
-            raise InputError(
-                f"graft.paths: {files[0]}: its base model is {graft.describe()}, not this one"
-            )
-        meta = {**graft.meta, "run": self.identity.id}
-        return replace(graft, meta=meta, head=dict(heads))
+        grafts = [Graft.load(file) for file in files]
+        for file, graft in zip(files, grafts, strict=True):
+            if graft.base != base:
+                raise InputError(
+                    f"graft.paths: {file}: its base model is {graft.describe()}, not this one"
+                )
+        return union(grafts) if options.rule is Rule.union else intersection(grafts)
 
-    def learn(
-        self, finetuned: Mapping[str, Tensor], asked: int, total: int, tracker: Tracker
-    ) -> Tensor:
+    def learn(self, finetuned: Mapping[str, Tensor], asked: int, tracker: Tracker) -> Tensor:
         """Return the learned region's indices, and log the curves of mask training."""
         import torch
 
@@ -452,7 +491,9 @@ class Making:
         cfg, options = self.cfg, self.cfg.graft
         log.info("mask training: %d steps", options.steps)
         device = next(iter(self.pretrained.values())).device
-        base = mask.as_mask(mask.base_region(finetuned, self.pretrained, asked), total)
+        total = self.graftable
+        start = mask.base_region(finetuned, self.pretrained, asked, self.taken)
+        base = mask.as_mask(start, total)
         if options.selector is Selector.stitch_l1:  # γ = σ(M): no region to flip, ±start instead
             assert options.start is not None
             scores = torch.where(base, options.start, -options.start).to(device)
@@ -461,8 +502,9 @@ class Making:
             scores = mask.initial_scores(total, cfg.seed).to(device)
             assert options.sigmoid_bias is not None
             bias = options.sigmoid_bias
+        penalty = options.penalty if options.selector is Selector.stitch_l1 else None
         relaxed = mask.RelaxedGraft(
-            self.classifier.graftable, finetuned, base, scores, bias, options.penalty or 0.0
+            self.classifier.graftable, finetuned, base, scores, bias, penalty or 0.0
         )
         try:
             chosen, history = learn.learn(
@@ -539,8 +581,9 @@ class Making:
         parameters = self.classifier.graftable
         for alpha in self.cfg.compare.wise:
             for name, parameter in parameters.items():
-                delta = self.after[name].to(parameter) - self.pretrained[name]
-                parameter.data.copy_(self.pretrained[name] + alpha * delta)
+                # lerp gives both ends to the bit
+                before, after = self.pretrained[name], self.after[name].to(parameter)
+                parameter.data.copy_(torch.lerp(before, after, alpha))
             self.note(predictions, f"wise_{alpha:g}")
         inside = {
             name: torch.zeros(p.numel(), dtype=torch.bool).index_fill_(0, graft.indices[name], 1)

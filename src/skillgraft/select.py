@@ -8,16 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from skillgraft import region
+from skillgraft.errors import InputError
 from skillgraft.graft import layer_of, module_of
 from skillgraft.mask import FlatModel
 from skillgraft.region import Layout
 
 Pass = Callable[[], Iterable[Tensor]]  # one pass over the examples: the loss of each batch
-
-
-def magnitude(finetuned: Mapping[str, Tensor], count: int) -> Tensor:
-    """Return the sorted flat indices of the `count` largest |θ_ft|."""
-    return region.top(Layout.of(finetuned).flatten(finetuned).abs_(), count)
 
 
 def whole(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tensor:
@@ -31,19 +27,28 @@ def whole(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tenso
     return layout.join(indices)
 
 
+PARTS: dict[str, Callable[[str], str]] = {  # the part of the model that a tensor's name is in
+    "bias": lambda name: "bias" if name.endswith("bias") else "other",
+    "layer": layer_of,
+    "module": module_of,
+}
+
+
 def part_names(tensors: Iterable[str], kind: str) -> list[str]:
-    """Return the blocks (`kind` layer) or kinds of module that there are, in the tensors' order."""
-    return list(dict.fromkeys(map(layer_of if kind == "layer" else module_of, tensors)))
+    """Return the parts of a kind (PARTS) that there are, in the tensors' order."""
+    return list(dict.fromkeys(map(PARTS[kind], tensors)))
 
 
-def path_gradient(flat: FlatModel, losses: Pass, share: float, *, squared: bool = False) -> Tensor:
-    """Return the mean over batches of g, or of g², at θ_pre + share · Δ; (n,)."""
-    flat.write(lambda _: share)
-    return mean_gradient(flat, losses, squared=squared)
+def magnitude(finetuned: Mapping[str, Tensor]) -> Tensor:
+    """Return |θ_ft|; (n,)."""
+    return Layout.of(finetuned).flatten(finetuned).abs_()
 
 
 def mean_gradient(flat: FlatModel, losses: Pass, *, squared: bool = False) -> Tensor:
-    """Return the mean over batches of the loss's gradient, or of its square, where θ stands; (n,)."""
+    """Return the mean over batches of the loss's gradient, or of its square, where θ stands; (n,).
+
+    Raises InputError where the loss or the gradient is not finite: no order would mean anything.
+    """
     total, count = torch.zeros_like(flat.gradient), 0
     with torch.enable_grad():
         for loss in losses():
@@ -51,47 +56,64 @@ def mean_gradient(flat: FlatModel, losses: Pass, *, squared: bool = False) -> Te
             total.add_(flat.gradient if not squared else flat.gradient.square())
             flat.gradient.zero_()
             count += 1
+    if not bool(total.isfinite().all()):
+        raise InputError(
+            "graft.selector: the loss's gradient between θ_pre and θ_ft is not finite: "
+            "lower finetune.lr"
+        )
     return total.div_(count)
 
 
-def midpoints(points: int) -> list[float]:
-    """Return the middles of `points` equal parts of [0, 1]."""
-    return [(point + 0.5) / points for point in range(points)]
+def gradient_at(flat: FlatModel, losses: Pass, share: float, *, squared: bool = False) -> Tensor:
+    """Return the mean over batches of g, or of g², at θ_pre + share · Δ; (n,)."""
+    flat.write(lambda _: share)
+    return mean_gradient(flat, losses, squared=squared)
 
 
-def attribution(flat: FlatModel, losses: Pass, count: int, points: int) -> Tensor:
-    """Return the `count` largest of −g ⊙ Δ, g the mean gradient at points of the path θ_pre → θ_ft.
+def path_gradient(flat: FlatModel, losses: Pass, points: int, *, squared: bool = False) -> Tensor:
+    """Return the mean of g, or of g², over the middles of `points` equal parts of θ_pre → θ_ft; (n,)."""
+    total = torch.zeros_like(flat.gradient)
+    for point in range(points):  # a sum as it goes: one vector, not one a point
+        total.add_(gradient_at(flat, losses, (point + 0.5) / points, squared=squared))
+    return total.div_(points)
 
-    The sum over all entries is, to the order of the points, by how much fine-tuning lowers the loss
-    (integrated gradients): an entry's own part of it is what grafting it alone is worth.
+
+def attribution(flat: FlatModel, losses: Pass, points: int) -> Tensor:
+    """Return −g ⊙ Δ, g the mean gradient at points of the path θ_pre → θ_ft; (n,).
+
+    Its sum is, to the order of the points, by how much fine-tuning lowers the loss (integrated
+    gradients): an entry's own part of it is what grafting it alone is worth.
     """
-    gradient = sum(path_gradient(flat, losses, share) for share in midpoints(points))
-    return region.top(-(gradient * flat.delta), count)
+    return path_gradient(flat, losses, points).mul_(flat.delta).neg_()
 
 
-def greedy(flat: FlatModel, losses: Pass, count: int, rounds: int) -> Tensor:
+def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
+    """Return g² ⊙ Δ², g² the mean squared gradient at points of the path θ_pre → θ_ft; (n,).
+
+    The gradient is that of a batch, so of an example in batches of one.
+    """
+    return path_gradient(flat, losses, points, squared=True).mul_(flat.delta).mul_(flat.delta)
+
+
+def greedy(
+    flat: FlatModel, losses: Pass, count: int, rounds: int, barred: Tensor | None = None
+) -> Tensor:
     """Return `count` entries chosen in rounds: each takes its share of the largest −g ⊙ Δ that are left.
 
     g is taken anew at the graft of the entries chosen so far, so that what they have already gained
-    is not counted twice.
+    is not counted twice. `barred` are flat indices that are not to be had.
     """
     chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.delta.device)
+    never = torch.zeros(0, dtype=torch.int64) if barred is None else barred
     for number in range(1, rounds + 1):
+        here = chosen.nonzero().view(-1)
+        wanted = round(count * number / rounds) - here.numel()
+        if wanted <= 0:  # fewer entries than rounds
+            continue
         flat.write(lambda at: chosen[at])
-        worth = -(mean_gradient(flat, losses) * flat.delta)
-        worth[chosen] = -torch.inf
-        wanted = round(count * number / rounds) - int(chosen.sum())
-        chosen[region.top(worth, wanted)] = True
+        worth = mean_gradient(flat, losses).mul_(flat.delta).neg_()
+        chosen[region.top(worth, wanted, torch.cat([here, never.to(here.device)]))] = True
     return chosen.nonzero().view(-1)
-
-
-def fisher(flat: FlatModel, losses: Pass, count: int, points: int) -> Tensor:
-    """Return the `count` largest of g² ⊙ Δ², summed over points of the path θ_pre → θ_ft.
-
-    g² is the mean over batches of the squared gradient of a batch (of an example, in batches of one).
-    """
-    squares = sum(path_gradient(flat, losses, t, squared=True) for t in midpoints(points))
-    return region.top(squares * flat.delta.square(), count)
 
 
 def batch_losses(

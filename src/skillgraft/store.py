@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
 
 from skillgraft import checkpoint
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
@@ -57,19 +58,23 @@ def short_hash(values: Mapping[str, Any]) -> str:
 
 def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identity:
     """Return the identity of a run from its configuration and the digests of what it reads."""
-    digests = {"data": data.digest(), **base_digests(cfg)}
+    digests, origins = {"data": data.digest(), **base_digests(cfg)}, []
     if cfg.graft.selector is Selector.file:
         files = [checkpoint.file_digest(graft_file(path)) for path in cfg.graft.paths]
         digests["grafts"] = short_hash({"files": files})
+        origins = [made_of(graft_meta(graft_file(path))) for path in cfg.graft.paths]
     values = {**base_values(cfg), **{f"digest.{k}": v for k, v in digests.items()}}
     if size is not None:
         values[SIZE] = size
     own: tuple[str, ...] = ("task.", "digest.data")
     if cfg.model.after is not None:
-        values["digest.after"] = Path(cfg.model.after).name
+        before = read_json(Path(cfg.model.after) / "status.json")
+        rows = {name: part.digest() for name, part in data.others.items()}
+        # what the last stage left, which comparison models do not change, and what is measured again
+        values["digest.after"] = short_hash({"left": before.get("region", before["id"]), **rows})
     if cfg.finetune.tasks:
         tasks = {**cfg.others, cfg.task.name: cfg.task}
-        rows = {**{name: part.digest() for name, part in data.others.items()}}
+        rows = {name: part.digest() for name, part in data.others.items()}
         rows[cfg.task.name] = data.digest()
         mixed = {name: [definition(tasks[name]), rows[name]] for name in cfg.finetune.tasks}
         values["digest.mixture"] = short_hash(mixed)
@@ -90,14 +95,28 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         rivals=short_hash(without("graft.", beside)),
         setting=short_hash(
             {
-                **without("seed", "digest.data", SIZE, "digest.after", "digest.mixture"),
+                **without(
+                    "seed", "digest.data", SIZE, "digest.after", "digest.mixture", "digest.grafts"
+                ),
                 "matched": size is not None,
+                **({"grafts": origins} if origins else {}),
             }
         ),
         region=short_hash(without(beside)),
         stage=stage(cfg, [*(c["task"] for c in chain(cfg)), cfg.task.name]),
         digests=digests,
     )
+
+
+def the_one(runs: list[dict[str, Any]], key: str, what: str, hint: str = "") -> dict[str, Any]:
+    """Return the one run that was found, or raise InputError.
+
+    Runs that differ in comparison models only have the same region and count as one.
+    """
+    if len({run.get("region", run["id"]) for run in runs}) != 1:
+        names = ", ".join(run["id"] for run in runs) or "none"
+        raise InputError(f"{key}: expected one whole run {what}, found {names}{hint}")
+    return runs[0]
 
 
 def base_digests(cfg: RunConfig) -> dict[str, str]:
@@ -124,6 +143,24 @@ def graft_file(path: str) -> Path:
     return file
 
 
+def graft_meta(file: Path) -> dict[str, Any]:
+    """Return what a graft file says of itself, from its header alone."""
+    try:
+        with safe_open(file, framework="numpy") as content:
+            header = json.loads((content.metadata() or {}).get("skillgraft", "null"))
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"graft.paths: {file}: not a whole safetensors file ({error})") from error
+    if not isinstance(header, dict) or not isinstance(header.get("meta"), dict):
+        raise InputError(f"graft.paths: {file}: a safetensors file, but no graft")
+    return header["meta"]
+
+
+def made_of(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a graft was made, the same for every seed: task, selector and size, or parents."""
+    kept = {name: meta.get(name) for name in ("task", "selector", "asked_sparsity", "rule")}
+    return {**kept, "parents": [made_of(parent) for parent in meta.get("parents", ())]}
+
+
 def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
     """Make every path of `graft.paths` the folder or file of a graft.
 
@@ -139,18 +176,20 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
     by = cfg.graft.by.value if cfg.graft.by is not None else None
     for path in cfg.graft.paths:
         options = (Path(path).expanduser(), place.run(path))
-        known = next((str(option.absolute()) for option in options if option.exists()), None)
-        for run in place.runs() if known is None else ():
-            if (run["finetuned"], run["task"]) != (shared, path):
-                continue
-            if (run["selector"], run["sparsity"]) == (by, cfg.sparsity):
-                known = str(place.run(run["id"]))
+        known = next((option.absolute() for option in options if option.exists()), None)
         if known is None:
-            raise InputError(
-                f"graft.paths: {path}: no file, no run, and no task with a whole {by} run of "
-                f"this fine-tuning at sparsity={cfg.sparsity:g} in {place.root}"
+            wanted = (shared, path, by, cfg.sparsity)
+            of = ("finetuned", "task", "selector", "sparsity")
+            runs = [run for run in place.runs() if tuple(run[name] for name in of) == wanted]
+            known = place.run(
+                the_one(
+                    runs,
+                    f"graft.paths: {path}: no file and no run",
+                    f"of this fine-tuning for task {path} with graft={by} "
+                    f"sparsity={cfg.sparsity:g} in {place.root}",
+                )["id"]
             )
-        found.append(known)
+        found.append(str(known))
     cfg.graft.paths = found
 
 
@@ -159,12 +198,16 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
 
 
 def stage(cfg: RunConfig, tasks: list[str]) -> str:
-    """Return the name of a place in a sequence: the same for runs that differ in data only."""
+    """Return the name of a place in a sequence: the same for runs that differ in data only.
+
+    What a stage takes of the one before it counts from the second on.
+    """
     values = {**base_values(cfg), **base_digests(cfg)}
     kept = {
         n: v for n, v in values.items() if not n.startswith(("task.", "compare.", "model.take"))
     }
-    return f"{short_hash({**kept, 'take': cfg.model.take.value})}:{'>'.join(tasks)}"
+    take = cfg.model.take.value if len(tasks) > 1 else None
+    return f"{short_hash({**kept, 'take': take})}:{'>'.join(tasks)}"
 
 
 def resolve_after(cfg: RunConfig) -> None:
@@ -175,24 +218,32 @@ def resolve_after(cfg: RunConfig) -> None:
         found = next((f.absolute() for f in folders if is_whole(f)), None)
         if found is None:
             raise InputError(f"model.after={cfg.model.after}: no whole run of this name")
+        if (model := read_json(found / "status.json")["model"]) != cfg.model.name:
+            raise InputError(f"model.after={cfg.model.after}: a run of another model, {model}")
         cfg.model.after = str(found)
     elif earlier := sequence[: sequence.index(cfg.task.name)] if sequence else []:
         wanted = stage(cfg, earlier)
-        run = next((run for run in place.runs() if run.get("stage") == wanted), None)
-        if run is None:
-            raise InputError(
-                f"model.sequence: the stage {' > '.join(earlier)} of this setting is not in "
-                f"{place.root}; run the tasks in their order"
-            )
+        run = the_one(
+            [run for run in place.runs() if run.get("stage") == wanted],
+            "model.sequence",
+            f"of this setting as the stage {' > '.join(earlier)} in {place.root}",
+            "; run the tasks in their order, or name one with model.after",
+        )
         cfg.model.after = str(place.run(run["id"]))
 
 
 def chain(cfg: RunConfig) -> list[dict[str, Any]]:
     """Return what was run before a stage, the first stage first: `folder`, `task` and `config`."""
-    stages, after = [], cfg.model.after
+    stages: list[dict[str, Any]] = []
+    after = cfg.model.after
     while after is not None:
-        config = OmegaConf.load(Path(after) / "config.yaml")
-        stages.append({"folder": Path(after), "task": config.task.name, "config": config})
+        folder = Path(after)
+        if not is_whole(folder) and stages:  # a store that was moved: runs lie side by side
+            folder = stages[-1]["folder"].parent / folder.name
+        if not is_whole(folder):
+            raise InputError(f"model.after: {after}: no whole run, though a later stage names it")
+        config = OmegaConf.load(folder / "config.yaml")
+        stages.append({"folder": folder, "task": config.task.name, "config": config})
         after = config.model.after
     return stages[::-1]
 
@@ -217,16 +268,16 @@ def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
         if (model := read_json(folder / "status.json")["model"]) != cfg.model.name:
             raise InputError(f"graft.match={match}: a run of another model, {model}")
         return int(read_json(folder / "metrics.json")["region"]["size"])
-    rivals = identify(cfg, data).rivals
-    found = [run for run in store.runs() if run["rivals"] == rivals and run["selector"] == match]
-    # runs that differ in comparison models have one and the same region
-    if len({run.get("region", run["id"]) for run in found}) != 1:
-        names = ", ".join(run["id"] for run in found) or "none"
-        raise InputError(
-            f"graft.match={match}: expected one whole run in {store.root} that differs in the "
-            f"selector only, found {names}; run it first with graft={match}, or name one"
-        )
-    return int(read_json(store.root / found[0]["id"] / "metrics.json")["region"]["size"])
+    probe = copy.deepcopy(cfg)  # a selector that has no size does not read `sparsity` either
+    probe.graft.selector = Selector(match)
+    rivals = identify(probe, data).rivals
+    run = the_one(
+        [run for run in store.runs() if (run["rivals"], run["selector"]) == (rivals, match)],
+        f"graft.match={match}",
+        f"in {store.root} that differs in the selector only",
+        f"; run it first with graft={match}, or name one",
+    )
+    return int(read_json(store.run(run["id"]) / "metrics.json")["region"]["size"])
 
 
 class Store:
@@ -351,7 +402,11 @@ def absolute_paths(cfg: RunConfig) -> None:
     cfg.store = os.path.abspath(os.path.expanduser(cfg.store))  # noqa: PTH100, PTH111
     for node, name in (
         (cfg, "data_dir"),
-        *((task, s) for task in (cfg.task, *cfg.ood.values()) for s in SPLITS),
+        *(
+            (task, s)
+            for task in (cfg.task, *cfg.ood.values(), *cfg.others.values())
+            for s in SPLITS
+        ),
     ):
         value = None if OmegaConf.is_missing(node, name) else getattr(node, name)
         if value is not None:

@@ -1,0 +1,305 @@
+"""Models that stand beside the graft: temperature, WiSE-FT, lottery, training inside the region."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import FEW, TINY, composed, make, results
+from safetensors.torch import load_file
+from test_evaluate import predictions, softmax
+from test_training import Killed
+
+from skillgraft import data, evaluate, store
+from skillgraft import run as running
+from skillgraft.errors import InputError
+from skillgraft.graft import Graft
+
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
+
+# ----------------------------------------------------------------------------- temperature
+
+
+def nll(probabilities: np.ndarray, labels: list[int]) -> float:
+    truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(truth, 1e-12)).mean())
+
+
+def fitted_by_newton(probabilities: np.ndarray, labels: list[int]) -> float:
+    """The same fit by another road: torch's L-BFGS on log T."""
+    logits = torch.from_numpy(probabilities).double().clamp_min(1e-12).log()
+    truth = torch.tensor(labels)
+    free = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits / free.exp(), truth)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return free.exp().item()
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_temperature_is_the_best_one(true: float, classes: int) -> None:
+    """Labels drawn from p, probabilities sharpened or flattened by a known temperature."""
+    random = np.random.default_rng(classes)
+    logits = random.normal(size=(400, classes))
+    labels = [int(random.choice(classes, p=p / p.sum())) for p in softmax(logits).astype(float)]
+    given = softmax(true * logits)
+    found = evaluate.fit_temperature(given, labels)
+    assert found == pytest.approx(fitted_by_newton(given, labels), rel=1e-3)
+    assert found == pytest.approx(true, rel=0.4)  # 400 examples
+    best = nll(evaluate.scale(given, found), labels)
+    for other in np.geomspace(0.05, 20, 60):
+        assert best <= nll(evaluate.scale(given, float(other)), labels) + 1e-6
+
+
+@settings(deadline=None, max_examples=80)
+@given(case=predictions())
+def test_scaling_never_hurts_where_it_was_fitted(case) -> None:
+    probabilities, labels = case
+    found = evaluate.fit_temperature(probabilities, labels)
+    assert 0.05 <= found <= 20
+    before = evaluate.measure(probabilities, labels, evaluate.Metric.accuracy)
+    after = evaluate.measure(evaluate.scale(probabilities, found), labels, evaluate.Metric.accuracy)
+    assert after["nll"] <= before["nll"] + 1e-6  # float32
+    assert after["accuracy"] == before["accuracy"]
+
+
+@settings(deadline=None, max_examples=80)
+@given(case=predictions(), temperature=st.floats(0.05, 20))
+def test_scaling_changes_no_prediction(case, temperature: float) -> None:
+    probabilities, _ = case
+    scaled = evaluate.scale(probabilities, temperature)
+    assert scaled.dtype == np.float32
+    assert np.array_equal(scaled.argmax(1), probabilities.argmax(1))
+    np.testing.assert_allclose(scaled.sum(1), 1, rtol=1e-5)
+    if temperature == 1:
+        np.testing.assert_allclose(scaled, probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [5.0, 20.0])
+def test_scaling_keeps_a_prediction_by_a_hair(temperature: float) -> None:
+    half = np.float32(0.5)
+    near = np.array([[np.nextafter(half, np.float32(0)), half]], dtype=np.float32)
+    assert evaluate.scale(near, temperature).argmax(1).tolist() == [1]
+    assert evaluate.scale(near[:, ::-1].copy(), temperature).argmax(1).tolist() == [0]
+
+
+def test_where_nothing_depends_on_the_temperature_it_is_one() -> None:
+    assert evaluate.fit_temperature(np.full((4, 2), 0.5, dtype=np.float32), [0, 1, 1, 0]) == 1.0
+
+
+# ------------------------------------------------------------------------------- in a whole run
+
+MOVED = ("graft=movement", "sparsity=0.02")
+BESIDE = (
+    "compare.temperature=true",
+    "compare.wise=[0,0.5,1]",
+    "compare.lottery=[0,3]",
+    "compare.inside=[3]",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def full(place: Path, undrawn: None) -> Path:
+    """A run with every comparison model."""
+    return make(place, *TINY, *MOVED, *BESIDE)
+
+
+def probabilities(folder: Path, model: str, split: str = "test") -> np.ndarray:
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    part = frame[(frame.model == model) & (frame.split == split)]
+    assert len(part)
+    return part[[c for c in part if c.startswith("p/")]].to_numpy()
+
+
+def test_every_model_is_measured_and_named(full: Path) -> None:
+    metrics = store.read_json(full / "metrics.json")
+    beside = {"wise_0", "wise_0.5", "wise_1", "lottery_0", "lottery_3", "inside_3"}
+    beside |= {"finetuned_scaled", "graft_scaled"}
+    models = {"pretrained", "finetuned", "graft", *beside}
+    assert set(metrics) == models | {"temperature", "region"}
+    for model in models:
+        assert set(metrics[model]) == {"validation", "test"}
+    for model in {*beside, "graft"}:
+        assert {"agreement", "relative_gain"} <= set(metrics[model]["test"])
+    assert not [p for p in full.iterdir() if p.name.startswith(("lottery", "inside"))]
+    assert store.verify(full) == []
+
+
+def test_wise_goes_from_the_pretrained_to_the_finetuned_model(full: Path) -> None:
+    for model, end in (("wise_0", "pretrained"), ("wise_1", "finetuned")):
+        assert np.array_equal(probabilities(full, model), probabilities(full, end))
+    assert not np.array_equal(probabilities(full, "wise_0.5"), probabilities(full, "wise_1"))
+
+
+def test_temperatures(full: Path) -> None:
+    metrics = store.read_json(full / "metrics.json")
+    labels = pd.read_parquet(full / "predictions.parquet").query(
+        "model == 'graft' and split == 'validation'"
+    )["label"]
+    truth = [["negative", "positive"].index(label) for label in labels]
+    assert set(metrics["temperature"]) == {"finetuned", "graft"}
+    for model, temperature in metrics["temperature"].items():
+        scaled, plain = metrics[f"{model}_scaled"], metrics[model]
+        assert scaled["validation"]["nll"] <= plain["validation"]["nll"] + 1e-6
+        expected = evaluate.fit_temperature(probabilities(full, model, "validation"), truth)
+        assert temperature == pytest.approx(expected)
+        for split in ("validation", "test"):
+            assert scaled[split]["accuracy"] == plain[split]["accuracy"]
+            given = probabilities(full, model, split).astype(np.float64) ** (1 / temperature)
+            np.testing.assert_allclose(
+                probabilities(full, f"{model}_scaled", split),
+                given / given.sum(1, keepdims=True),
+                rtol=1e-4,
+            )
+
+
+def by_hand(full: Path, build) -> np.ndarray:
+    """Return the test probabilities of a fresh model whose graftable tensors `build` gives."""
+    from skillgraft import checkpoint, model, prompt
+
+    cfg = composed(*TINY, *MOVED)
+    where = checkpoint.locate(cfg.model)
+    tokenizer = model.load_tokenizer(where)
+    classifier = model.load_model(cfg, where, tokenizer)
+    digest = store.read_json(full / "status.json")["finetuned"]
+    after = load_file(full.parent / ".finetuned" / digest / "weights.safetensors")
+    graft = Graft.load(full / "graft.safetensors")
+    with torch.no_grad():
+        for name, p in classifier.graftable.items():
+            inside = torch.zeros(p.numel(), dtype=torch.bool)
+            inside[graft.indices[name]] = True
+            p.copy_(build(p.data.clone(), after[name], inside.view(p.shape)))
+    rows = prompt.make_encoder(cfg, tokenizer, 128)(data.load(cfg).test)
+    return evaluate.predict(classifier, rows, tokenizer.pad_token_id, 64)
+
+
+@pytest.mark.parametrize(
+    ("model", "build"),
+    [
+        ("graft", lambda before, after, inside: torch.where(inside, after, before)),
+        ("lottery_0", lambda before, _, inside: torch.where(inside, before, 0.0)),
+        ("wise_0.5", lambda before, after, _: 0.5 * before + 0.5 * after),
+    ],
+)
+def test_a_model_by_hand(full: Path, model: str, build) -> None:
+    np.testing.assert_allclose(by_hand(full, build), probabilities(full, model), atol=1e-5)
+
+
+def test_lottery_and_inside_train_the_region_alone(
+    place: Path, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen from the weights: outside of the region nothing ever leaves 0, or θ_pre."""
+    graft, seen = Graft.load(full / "graft.safetensors"), {}
+    noting = running.Making.note
+
+    def watched(self: running.Making, found: Any, model: str) -> None:
+        seen[model] = {n: p.detach().clone() for n, p in self.classifier.graftable.items()}
+        seen["before"] = self.pretrained
+        noting(self, found, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Making, "note", watched)
+        make(place, *TINY, *MOVED, *BESIDE, "force=true")
+    moved = {"lottery_3": 0, "inside_3": 0}
+    for name, before in seen["before"].items():
+        inside = torch.zeros(before.numel(), dtype=torch.bool)
+        inside[graft.indices[name]] = True
+        inside = inside.view(before.shape)
+        assert (seen["lottery_3"][name][~inside] == 0).all()
+        assert torch.equal(seen["inside_3"][name][~inside], before[~inside])
+        for model, start in (("lottery_3", before), ("inside_3", seen["graft"][name])):
+            moved[model] += int((seen[model][name] != start)[inside].sum())
+    assert min(moved.values()) > 0.9 * graft.size
+
+
+def test_comparison_models_take_the_region_that_is_there(
+    place: Path, full: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that differs in them only has the same region and, elsewhere, the same bits."""
+    caplog.set_level("INFO")
+    learned = (*TINY, "graft=learned", "graft.steps=2", "graft.score_every=1", *FEW)
+    plain = make(place, *learned)
+    assert "mask training" in caplog.text
+    caplog.clear()
+    twin = make(place, *learned, "compare.wise=[0.5]", "compare.lottery=[0]")
+    assert f"region: taken from {plain.name}" in caplog.text
+    assert "mask training" not in caplog.text
+    alone = make(tmp_path, *learned, "compare.wise=[0.5]", "compare.lottery=[0]")
+    assert alone.name == twin.name
+    names = ("metrics.json", "predictions.parquet", "graft.safetensors", "history.json")
+    assert results(twin, *names) == results(alone, *names)
+    a, b = (Graft.load(f / "graft.safetensors") for f in (plain, twin))
+    assert a.iou(b) == 1
+    assert (a.meta["run"], b.meta["run"]) == (plain.name, twin.name)
+    # an altered twin is no reason to fail
+    with (plain / "graft.safetensors").open("r+b") as file:
+        file.truncate(100)
+    caplog.clear()
+    with (twin / "graft.safetensors").open("r+b") as file:
+        file.truncate(100)
+    third = make(place, *learned, "compare.wise=[0.25]")
+    assert "not taken from" in caplog.text
+    assert Graft.load(third / "graft.safetensors").iou(a) == 1
+
+
+def test_a_match_counts_twins_as_one(place: Path, full: Path) -> None:
+    make(place, *TINY, *MOVED)
+    matched = make(place, *TINY, "graft=random", "sparsity=0.02", "graft.match=movement")
+    sizes = [store.read_json(f / "metrics.json")["region"]["size"] for f in (full, matched)]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("kill", [1, 3])
+def test_a_killed_comparison_ends_with_the_same_bits(
+    full: Path, tmp_path: Path, kill: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the training of a comparison model, after its first row or its second."""
+    rows = []
+
+    def dying(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if len(rows) == kill:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "discard", dying)
+        with pytest.raises(Killed):
+            make(tmp_path, *TINY, *MOVED, *BESIDE)
+    again = make(tmp_path, *TINY, *MOVED, *BESIDE)
+    assert again.name == full.name
+    assert results(again) == results(full)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("compare.wise=[0.5,1.5]",), ["compare.wise=1.5", "from 0 to 1"]),
+        (("compare.wise=[nan]",), ["compare.wise=nan", "from 0 to 1"]),
+        (("compare.lottery=[-1]",), ["compare.lottery=-1", "at least 0"]),
+        (("compare.inside=[0]",), ["compare.inside=0", "at least 1"]),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        make(tmp_path, *TINY, *options)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
