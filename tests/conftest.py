@@ -14,16 +14,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    """The thread count is part of the bits; tests fix it as runs do."""
-    import torch
-
-    torch.set_num_threads(2)
-
-
-@pytest.fixture
-def one_thread(_two_threads: None) -> None:
-    """For models so small that a second thread only waits."""
+def _one_thread() -> None:
+    """The thread count is part of the bits, and two workers of pytest-xdist share two cores."""
     import torch
 
     torch.set_num_threads(1)

@@ -43,11 +43,6 @@ PROMPTS = {"cr": "{a} It was", "cola": "{a} This is", "agnews": "{a}"}
 PROMPTS |= {"mnli": "{a}? {b}", "mrpc": "{a} {b}"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("models")

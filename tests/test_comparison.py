@@ -21,7 +21,7 @@ from skillgraft import run as running
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft
 
-pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 # ----------------------------------------------------------------------------- temperature
 

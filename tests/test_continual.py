@@ -20,7 +20,7 @@ from skillgraft import run as running
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft
 
-pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 TASKS = ("toy_film", "toy_topic", "toy_para")
 SEQUENCE = (*TINY, f"model.sequence=[{','.join(TASKS)}]", "finetune.lr=0.1")

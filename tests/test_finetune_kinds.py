@@ -26,8 +26,6 @@ from skillgraft.graft import Graft
 from skillgraft.model import Classifier
 from skillgraft.prompt import Encoded
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def trained(tmp_path: Path, cfg: SimpleNamespace, only: dict[str, Tensor] | None = None) -> Tiny:
     """Return a small classifier after fine-tuning, without dropout."""

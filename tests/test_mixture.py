@@ -14,7 +14,7 @@ from skillgraft import store
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft, GraftError, intersection, union
 
-pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 TASKS = ("toy_film", "toy_topic", "toy_para")  # of two, of more and of F1's classes
 MIX = (*TINY, "finetune=multitask", f"finetune.tasks=[{','.join(TASKS)}]", "finetune.steps=6")

@@ -33,11 +33,6 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
-    torch.set_num_threads(1)  # for models this small a second thread only waits
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory):
     """Write a family's masked LM once."""

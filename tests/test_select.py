@@ -22,8 +22,6 @@ from skillgraft.errors import InputError
 from skillgraft.graft import Graft
 from skillgraft.mask import FlatModel, RelaxedGraft
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Loss = Callable[[dict[str, nn.Parameter], Any], Tensor]
 
 # ------------------------------------------------------------------- a bowl: the answer by hand

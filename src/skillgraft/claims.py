@@ -526,8 +526,9 @@ def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             found.append({"seed": seed, "mode": take, "task": run.task, "last": run.task == last.task,
                           "then": then, "now": now, "forgotten": then - now,
                           "entries": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
+    if not found:
+        raise InputError("no run of this sweep starts from another's end (model.sequence)")
     long = pd.DataFrame(found)
-    need(long, "now")
     grafted, plain = (
         long[(long["mode"] == mode) & ~long["last"]] for mode in ("graft", "finetuned")
     )

