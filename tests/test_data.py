@@ -446,7 +446,7 @@ def test_contamination(tmp_path: Path, a: str, b: str, same: bool) -> None:
     assert data.contamination([Row(a, None, 0)], [Row(b, None, 1)] * 3) == 3 * same
     copied = [*rows(20, "train", ["positive"]), {"text": a, "label": "negative"}]
     folder(tmp_path, train=copied, test=[*rows(3, "test"), {"text": b, "label": "positive"}])
-    note = "test: 1 of 4 rows have a text that is also in train"
+    note = "test: 1 of 4 rows have a text that is also in train (1 in the rows drawn)"
     assert (note in load(tmp_path, "shots=1").notes) == same
 
 
@@ -564,7 +564,7 @@ def test_contamination_of_ood(tmp_path: Path) -> None:
     folder(tmp_path)
     folder(tmp_path, "mr", test=rows(20, "TRAIN"))
     assert (
-        "ood/mr: 8 of 20 rows have a text that is also in train"
+        "ood/mr: 20 of 20 rows have a text that is also in train (8 in the rows drawn)"
         in load(tmp_path, "task.ood=[mr]").notes
     )
 
@@ -722,3 +722,28 @@ def test_csv_text_is_not_interpreted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\nNA,positive\n001,negative\ntrue,positive\n")
     found = [record["text"] for _, record in data.read_file(tmp_path / "a.csv", "task.train")]
     assert found == ["NA", "001", "true"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"text": null, "label": 0}\n', r"a\.jsonl, row 1: field 'text' has no value"),
+        ("a.jsonl", '[{"text": "x"}]\n', r"a\.jsonl, row 1: expected an object, found list"),
+        ("a.csv", "text,label\nfine\n", r"a\.csv, row 1: field 'label' has no value"),
+        ("a.csv", "text,label,text\na,0,b\n", r"a\.csv: two columns are named 'text'"),
+    ],
+)
+def test_what_is_there_and_has_no_value(tmp_path: Path, name, content, expected) -> None:
+    (tmp_path / name).write_text(content)
+    cfg = composed("task=custom", "task.name=mine", f"task.train={tmp_path / name}",
+                   f"task.test={tmp_path / name}", "task.template='*text* It was *mask*.'",
+                   "task.labels=[no,yes]", "task.verbalizer=[bad,good]")  # fmt: skip
+    with pytest.raises(InputError, match=expected):
+        data.load(cfg)
+
+
+def test_an_empty_split_is_named_with_its_file(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "cr" / "test.jsonl").unlink()
+    with pytest.raises(InputError, match=r"no test rows in .*cr/test\.jsonl"):
+        load(tmp_path)

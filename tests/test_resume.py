@@ -45,19 +45,27 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole(place)[0]
 
 
-@pytest.mark.parametrize("checkpoint", ["resume.safetensors", "mask.safetensors"])
+@pytest.mark.parametrize(
+    ("checkpoint", "number", "code"),
+    [
+        ("resume.safetensors", signal.SIGKILL, -signal.SIGKILL),
+        ("mask.safetensors", signal.SIGKILL, -signal.SIGKILL),
+        ("resume.safetensors", signal.SIGINT, 128 + signal.SIGINT),
+        ("mask.safetensors", signal.SIGTERM, 128 + signal.SIGTERM),
+    ],
+)
 def test_killed_run_ends_with_the_same_bits(
-    unbroken: Path, tmp_path: Path, checkpoint: str
+    unbroken: Path, tmp_path: Path, checkpoint: str, number: signal.Signals, code: int
 ) -> None:
-    """SIGKILL in fine-tuning, and in mask training, right after a checkpoint."""
+    """Killed or stopped in fine-tuning, and in mask training, right after a checkpoint."""
     process = start(tmp_path)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(f".partial/*/{checkpoint}")):
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    assert process.wait() == code
     assert whole(tmp_path) == []
     again = command(f"store={tmp_path}", *SLOW, cwd=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -54,6 +54,9 @@ def main() -> None:
             from skillgraft import sweep
 
             sweep.finish()
+    except KeyboardInterrupt:
+        print("skillgraft: interrupted; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # as in `skillgraft --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -84,7 +84,7 @@ def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
 def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Return mean ± standard deviation over seeds (n − 1 in the denominator), and n, a row a setting.
 
-    An undefined value is left out of the mean. Without a second seed there is no deviation: –.
+    An undefined value is left out of the mean. Without a second seed there is no deviation.
     """
 
     def cell(values: pd.Series) -> str:
@@ -92,8 +92,8 @@ def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         if present.empty:
             return "–"
         form = ",.0f" if present.abs().max() >= 100 else ".3f"  # a count, or a share
-        spread = format(present.std(), form) if len(present) > 1 else "–"
-        return f"{present.mean():{form}} ± {spread}"
+        spread = f" ± {present.std():{form}}" if len(present) > 1 else ""
+        return f"{present.mean():{form}}{spread}"
 
     keys = ["model", "task", "selector", "sparsity"]
     # runs of other steps, shots, learning rates … are other settings, in rows of their own

@@ -436,6 +436,8 @@ def check(cfg: RunConfig) -> None:
             if low is None or value is None or low <= value <= (high or float("inf")):
                 continue
             raise InputError(f"{name}={value}: expected a value{limits(entry)}")
+    if not cfg.store.strip():
+        raise InputError("store: expected a folder, found nothing")
     for key, name in (("task.name", cfg.task.name), ("model.name", cfg.model.name)):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
             raise InputError(

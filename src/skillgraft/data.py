@@ -76,7 +76,8 @@ def read_jsonl(path: Path) -> Iterator[Record]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputError(
-                    f"{where}: not JSON ({error.msg} at column {error.colno})"
+                    f"{where}: not JSON ({error.msg} at column {error.colno}); "
+                    "expected one object a line"
                 ) from error
             except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
                 raise InputError(f"{where}: not readable JSON ({error})") from error
@@ -89,6 +90,9 @@ def read_csv(path: Path) -> Iterator[Record]:
     """Yield the rows of a CSV file with a header; row 1 is the first below the header."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
+        twice = [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1]
+        if twice:
+            raise InputError(f"{path}: two columns are named '{twice[0]}'")
         try:
             for number, record in enumerate(reader, 1):
                 if None in record:
@@ -199,12 +203,19 @@ def parse_label(value: Any, names: Sequence[str], rename: dict[str, str], where:
     return rename.get(value, value)
 
 
-def parse_text(record: dict[str, Any], column: str, where: str) -> str:
-    """Return the text in a column, which must be there and not be blank."""
-    if record.get(column) is None:
+def required(record: dict[str, Any], column: str, where: str) -> Any:
+    """Return the value of a column, which must be there and not be null."""
+    if column not in record:
         have = ", ".join(str(name) for name in record)
         raise InputError(f"{where}: no field '{column}' (found: {have})")
-    text = record[column]
+    if record[column] is None:  # null, or a row of a CSV file that ends early
+        raise InputError(f"{where}: field '{column}' has no value")
+    return record[column]
+
+
+def parse_text(record: dict[str, Any], column: str, where: str) -> str:
+    """Return the text in a column, which must be there and not be blank."""
+    text = required(record, column, where)
     if not isinstance(text, str):
         raise InputError(f"{where}: field '{column}' is {type(text).__name__}, expected text")
     if not text.strip():
@@ -230,9 +241,7 @@ def parse_rows(
             text_b = parse_text(record, columns.text_b, where)
         else:
             text, text_b = parse_text(record, columns.text, where), None
-        if record.get(columns.label) is None:
-            raise InputError(f"{where}: no field '{columns.label}' (found: {', '.join(record)})")
-        name = parse_label(record[columns.label], names, rename, where)
+        name = parse_label(required(record, columns.label, where), names, rename, where)
         if name not in labels:
             raise InputError(
                 f"{where}: label '{name}' of task {task.name} is none of {list(labels)}; "
@@ -342,7 +351,7 @@ def contamination(train: Sequence[Row], test: Sequence[Row]) -> int:
 def load(cfg: RunConfig) -> TaskData:
     """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests."""
     task = cfg.task
-    own = load_task(task, cfg)
+    own, everything = load_task(task, cfg)
     ood = {}
     for name in task.ood:
         other = cfg.ood[name]
@@ -353,23 +362,26 @@ def load(cfg: RunConfig) -> TaskData:
         if not rows:
             raise InputError(f"task.ood: {name} has no test rows")
         ood[name] = rows[: task.test_rows]
-        own.notes.extend(overlapping(own.train, f"ood/{name}", ood[name]))
-    others = {name: load_task(other, cfg) for name, other in cfg.others.items()}
+        own.notes.extend(overlapping(everything, own.train, f"ood/{name}", ood[name]))
+    others = {name: load_task(other, cfg)[0] for name, other in cfg.others.items()}
     return replace(own, ood=ood, others=others)
 
 
-def load_task(task: TaskConfig, cfg: RunConfig) -> TaskData:
-    """Return the sampled rows of one task, without out-of-distribution tests."""
+def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
+    """Return the sampled rows of one task, without out-of-distribution tests, and all its train rows."""
     labels = list(task.labels)
     if task.source is Source.files and not (task.train and task.test):
         raise InputError(f"task {task.name}: task.train and task.test: give a file for each")
     everything = {s: load_split(task, s, cfg.data_dir, labels, {}) for s in SPLITS}
     for split in ("train", "test"):
         if not everything[split]:
-            raise InputError(f"task {task.name}: no {split} rows")
+            raise InputError(f"task {task.name}: no {split} rows{place_of(task, split, cfg)}")
     for label, positions in zip(labels, by_class(everything["train"], len(labels)), strict=True):
         if not positions:
-            raise InputError(f"task {task.name}: no training row has the label '{label}'")
+            raise InputError(
+                f"task {task.name}: no training row has the label '{label}'"
+                f"{place_of(task, 'train', cfg)}"
+            )
     train, validation, notes = split_train(
         everything["train"], everything["validation"], task, cfg.shots, cfg.seed
     )
@@ -378,12 +390,24 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> TaskData:
             f"task {task.name}: no rows are left for validation: give task.validation or lower shots"
         )
     test = everything["test"][: task.test_rows]
-    return TaskData(train, validation, test, {}, notes + overlapping(train, "test", test))
+    notes += overlapping(everything["train"], train, "test", test)
+    return TaskData(train, validation, test, {}, notes), everything["train"]
 
 
-def overlapping(train: Sequence[Row], name: str, rows: Sequence[Row]) -> list[str]:
-    """Return a note where rows of a test are also in train."""
-    shared = contamination(train, rows)
-    return [f"{name}: {shared} of {len(rows)} rows have a text that is also in train"] * bool(
-        shared
-    )
+def place_of(task: TaskConfig, split: str, cfg: RunConfig) -> str:
+    """Return where the rows of a split were looked for, for the end of an error."""
+    if task.source is Source.files:
+        return f" in {getattr(task, split)}"
+    if task.source is Source.hub and cfg.data_dir is not None:
+        folder = Path(cfg.data_dir) / task.name
+        return f" in {folder_split(folder, split) or folder / f'{split}.jsonl'}"
+    return ""
+
+
+def overlapping(
+    train: Sequence[Row], drawn: Sequence[Row], name: str, rows: Sequence[Row]
+) -> list[str]:
+    """Return a note where rows of a test are also in train, and how many in the rows drawn from it."""
+    shared, few = contamination(train, rows), contamination(drawn, rows)
+    note = f"{name}: {shared} of {len(rows)} rows have a text that is also in train"
+    return [f"{note} ({few} in the rows drawn)"] * bool(shared)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ from skillgraft.model import Classifier
 from skillgraft.prompt import Batch, Encoded, collate, in_batches
 from skillgraft.seeds import derive
 
+log = logging.getLogger(__name__)
 Log = Callable[[dict[str, Any]], None]
 LOG_EVERY = 10  # steps whose losses are averaged into one row of the history
 
@@ -100,7 +104,7 @@ class Progress:
 
     step: int = 0
     best_step: int = -1
-    best_score: float = -1.0
+    best_score: float = -2.0  # below every score: Matthews goes down to -1
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # since the last row of the history
 
@@ -327,7 +331,14 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, batches: Iterable[Batch
         # Lightning 2.6 calls what torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         device = next(module.parameters()).device
-        trainer.fit(module, train_dataloaders=batches)
+        try:
+            trainer.fit(module, train_dataloaders=batches)
+        except SystemExit as error:
+            # Lightning ends without a code on SIGTERM, which would pass for success, and in silence
+            # on Ctrl-C.
+            number = signal.SIGTERM if isinstance(error, SIGTERMException) else signal.SIGINT
+            log.error("stopped by %s; the same command goes on from there", number.name)
+            raise SystemExit(128 + number) from None
         module.to(device)  # Lightning leaves the module on the CPU
 
 

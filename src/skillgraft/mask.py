@@ -99,7 +99,11 @@ class RelaxedGraft(FlatModel):
         super().__init__(parameters, finetuned)
         self.base, self.scores = base, scores  # (n,) bool and (n,) float
         self.bias, self.penalty = bias, penalty
-        self.build()
+        try:
+            self.build()
+        except BaseException:  # the model is not left as views of a half-written vector
+            self.close()
+            raise
 
     def build(self) -> None:
         """Write θ(S) into the parameters."""
@@ -236,7 +240,7 @@ def localize(
     """
     parameters, targets = graftable_pair(pretrained, finetuned, graftable)
     layout = Layout.of(parameters)
-    check_arguments(batches, sparsity, steps, lr)
+    check_arguments(batches, sparsity, steps, lr, sigmoid_bias)
     dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
     device = next(iter(parameters.values())).device
     data = {name: p.data for name, p in parameters.items()}
@@ -244,7 +248,10 @@ def localize(
         count = region.region_size(sparsity, layout.total)
         base_mask = as_mask(base_region(targets, data, count), layout.total)
     else:
-        base_mask = by_name(base, layout, "base").to(device) != 0
+        given = by_name(base, layout, "base").to(device)
+        base_mask = given == 1
+        if not (base_mask | (given == 0)).all():
+            raise ValueError("base: expected 0 and 1")
     if scores is None:
         initial = initial_scores(layout.total, seed, dtype).to(device)
     else:
@@ -313,7 +320,9 @@ def consider(
     best.offer(step, value, chosen)
 
 
-def check_arguments(batches: Iterable[Any], sparsity: float, steps: int, lr: float) -> None:
+def check_arguments(
+    batches: Iterable[Any], sparsity: float, steps: int, lr: float, bias: float
+) -> None:
     """Raise ValueError or TypeError for arguments of `localize` that are out of range."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity={sparsity}: expected 0 to 1")
@@ -321,6 +330,8 @@ def check_arguments(batches: Iterable[Any], sparsity: float, steps: int, lr: flo
         raise ValueError(f"steps={steps}: expected at least 0")
     if not (lr >= 0 and math.isfinite(lr)):
         raise ValueError(f"lr={lr}: expected a finite number, at least 0")
+    if not isinstance(bias, (int, float)) or not math.isfinite(bias):
+        raise ValueError(f"sigmoid_bias={bias!r}: expected a finite number")
     if iter(batches) is batches:
         raise TypeError("batches: expected something to iterate over again, such as a list")
 

@@ -728,14 +728,11 @@ def show(folder: Path) -> None:
     )
     region, test = metrics["region"], metrics["graft"]["test"]
     metric = evaluate.metric_of(test)
-    table = Table(
-        title=f"{status['task']}, {status['selector']} region of {region['size']:,} of "
-        f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}",
-        box=box.SIMPLE,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title_justify="left",
+    heading = (
+        f"{status['task']}, {status['selector']} region of {region['size']:,} of "
+        f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}"
     )
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in (
         "acc." if metric == "accuracy" else metric,
@@ -762,5 +759,8 @@ def show(folder: Path) -> None:
         )
     # a pipe or a log has no width of its own: the table must not be cut there
     console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(
+        heading, highlight=False, soft_wrap=True
+    )  # a table would break it at its own width
     console.print(table)
     console.print(str(folder), highlight=False, soft_wrap=True)

@@ -31,7 +31,9 @@ class Statement:
 
     @property
     def verdict(self) -> str:
-        """`holds`, `does not hold` or `not decided`."""
+        """`holds`, `does not hold` or `not decided`; – where the paper states no range."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "–"
         return stats.verdict(self.measured, self.low, self.high)
 
     def record(self) -> dict[str, Any]:
