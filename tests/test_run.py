@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -315,10 +316,12 @@ def test_wandb_curves_and_identity(film: Path) -> None:
         assert name in text, name
 
 
-def test_wandb_artifact_stays_inside_the_run(film: Path) -> None:
-    staged = list((film / "wandb" / "data").rglob("tmp*"))
+def test_wandb_artifact_is_where_the_offline_record_says(film: Path) -> None:
+    named = re.findall(r'"local_path": ?"([^"]+)"', records(film))
+    assert named
+    assert all(film.parent in Path(path).parents for path in named)
     content = (film / "graft.safetensors").read_bytes()
-    assert any(path.read_bytes() == content for path in staged if path.is_file())
+    assert [Path(path).read_bytes() == content for path in named].count(True) == 1
 
 
 def test_curves_are_replayed_from_the_cache(place: Path, film: Path) -> None:

@@ -83,7 +83,7 @@ def calibration(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     rows = rows[rows.selector == "learned"]
     full, scaled, graft, both = (rows[name] for name in errors)
     rows = rows.assign(less=full - graft, rival=scaled - graft, fair=scaled - both)
-    means = rows.groupby("seed")[list(errors)].mean()
+    means = rows.groupby("seed")[list(errors)].mean().loc[list(by_seed(rows, "less"))]
     share = 1 - means["graft/test/ece"] / means["finetuned/test/ece"]
     return Outcome(
         [
@@ -497,7 +497,9 @@ def share(gains: pd.DataFrame) -> dict[int, float]:
 
     Not the mean of relative gains: a task that fine-tuning hardly helped would decide it.
     """
-    sums = gains.groupby("seed")[["gained", "possible"]].sum()
+    groups = gains.groupby("seed")
+    whole = groups.size() == groups.size().max()  # as in `by_seed`
+    sums = groups[["gained", "possible"]].sum()[whole]
     return {
         int(str(s)): float(g / p)
         for s, g, p in zip(sums.index, sums.gained, sums.possible, strict=True)

@@ -59,10 +59,14 @@ class Tracker:
 
 
 @contextmanager
-def own_folders(folder: Path) -> Iterator[None]:
-    """Keep W&B's data and caches inside a run: else an offline artifact is staged in the home."""
+def own_folders(folder: Path, staged: Path) -> Iterator[None]:
+    """Keep W&B's caches inside a run, and its staged artifacts in the store: else they are in the home.
+
+    An offline record names its staged files by absolute path: they may not be where a run is made,
+    since it is renamed when it is whole, and a later sync would not find them.
+    """
     names = {
-        "WANDB_DATA_DIR": folder / "data",
+        "WANDB_DATA_DIR": staged,
         "WANDB_CACHE_DIR": folder / "cache",
         "WANDB_ARTIFACT_DIR": folder / "artifacts",
     }
@@ -90,7 +94,9 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
 
     place.mkdir()
     config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
-    with own_folders(place):
+    staged = Path(cfg.store) / ".wandb" / identity.hash
+    shutil.rmtree(staged, ignore_errors=True)
+    with own_folders(place, staged):
         try:
             run = wandb.init(
                 id=identity.hash,
