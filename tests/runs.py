@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from skillgraft import config
 from skillgraft.config import RunConfig
+from skillgraft.errors import InputError
 
 # A run of a few seconds: the embedded model, few steps, little data.
 SMALL = (
@@ -50,6 +53,16 @@ def make(store: Path, *overrides: str) -> Path:
     from skillgraft.run import run
 
     return run(composed(f"store={store}", *overrides), [config.CONF])
+
+
+def refused(store: Path, words: Sequence[str], *overrides: str) -> None:
+    """Check that a run is refused in one line with these words, before anything is trained."""
+    with pytest.raises(InputError) as caught:
+        make(store, *overrides)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert not (store / ".finetuned").exists()
 
 
 def results(folder: Path, *names: str) -> dict[str, bytes]:
