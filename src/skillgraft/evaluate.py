@@ -113,7 +113,7 @@ def relative_gain(graft: float | None, before: float | None, after: float | None
         or round(abs(after - before), 9) < GAIN_FLOOR
     ):
         return None
-    return (graft - before) / (after - before)
+    return (graft - before) / (after - before) + 0.0  # never -0.0
 
 
 def compare(

@@ -146,7 +146,9 @@ class FineTuning(pl.LightningModule):
         optimizer = self.optimizer = make_optimizer(self.cfg.finetune, self.named)
         for key, tensor in self.moments.items():
             kind, _, name = key.partition("/")
-            optimizer.state[self.named[name]][kind] = tensor
+            parameter = self.named[name]
+            # AdamW counts its steps on the CPU, wherever the parameter is
+            optimizer.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter)
         return optimizer
 
     def on_train_start(self) -> None:

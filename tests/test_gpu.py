@@ -1,0 +1,98 @@
+"""The same on a GPU: whole runs, the same bits twice and after a kill, and the region a CPU finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import SMALL, make, results
+from torch import nn
+
+from skillgraft import store
+from skillgraft.graft import Graft
+from skillgraft.mask import localize
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+GPU = (*SMALL, "trainer=gpu", "logger=none", "compare.temperature=true")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("graft=stitch_l1", "graft.batch_size=8"),
+        ("graft=attribution", "graft.rounds=2"),
+        ("graft=fisher",),
+        ("graft=movement", "compare.wise=[0.5]", "compare.lottery=[3]", "compare.inside=[3]"),
+        ("finetune=linear",),
+        ("finetune=multitask", "finetune.tasks=[toy_film,toy_topic]"),
+        ("finetune=prompt_l1",),
+    ],
+)
+def test_a_run_gives_the_same_bits_twice(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Deterministic kernels: metrics, predictions and graft agree to the bit."""
+    first, second = (make(tmp_path / name, *GPU, *overrides) for name in "ab")
+    assert results(first) == results(second)
+
+
+def test_a_run_is_near_the_same_run_on_a_cpu(tmp_path: Path) -> None:
+    """Predictions agree to float32's error, and most of the region is the same."""
+    here = make(tmp_path, *GPU, "finetune.steps=4")
+    there = make(tmp_path, *SMALL, "logger=none", "compare.temperature=true", "finetune.steps=4")
+    assert here != there  # the device is part of a run's identity
+    a, b = (
+        store.read_json(folder / "metrics.json")["pretrained"]["test"] for folder in (here, there)
+    )
+    assert a == pytest.approx(b, abs=1e-4)
+    one, other = (Graft.load(folder / "graft.safetensors") for folder in (here, there))
+    assert one.iou(other) > 0.5  # dropout draws other numbers on a GPU
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prompt_l1"])
+def test_fine_tuning_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The optimiser's moments come back on the device, and the bits are those of an unbroken run."""
+    from skillgraft import finetune
+
+    options = (*GPU, f"finetune={kind}", "finetune.steps=20", "finetune.evaluate_every=10")
+    whole = make(tmp_path / "whole", *options)
+    kept = finetune.FineTuning.save
+
+    def stop(self: finetune.FineTuning) -> None:
+        kept(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune.FineTuning, "save", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        make(tmp_path / "broken", *options)
+    monkeypatch.setattr(finetune.FineTuning, "save", kept)
+    assert results(make(tmp_path / "broken", *options)) == results(whole)
+
+
+def test_half_precision_makes_a_whole_run(tmp_path: Path) -> None:
+    """bf16 autocast: the scores stay fp32, and the run ends like any other."""
+    folder = make(tmp_path, *GPU, "trainer.precision=bf16-mixed")
+    assert store.is_whole(folder)
+
+
+def test_localize_finds_on_a_gpu_what_it_finds_on_a_cpu() -> None:
+    """The same scores from the same seed; the same region, both models left on their device."""
+    torch.manual_seed(0)
+    before = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 2))
+    after = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 2))
+    x, y = torch.randn(64, 16), torch.randint(0, 2, (64,))
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def found(device: str) -> torch.Tensor:
+        batches = [(x.to(device), y.to(device))]
+        graft = localize(before.to(device), after.to(device), batches, loss, sparsity=0.1, steps=20)
+        assert next(before.parameters()).device.type == device
+        return graft.region()
+
+    on_cpu = found("cpu")
+    on_gpu = found("cuda")
+    assert len(set(on_cpu.tolist()) ^ set(on_gpu.tolist())) <= 2  # a score that is all but c
