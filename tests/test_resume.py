@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from runs import SMALL, command
+
+from skillgraft import store
 
 PROGRAM = str(Path(sys.executable).parent / "skillgraft")
 SAME = ("metrics.json", "predictions.parquet", "graft.safetensors", "history.json")
@@ -24,13 +27,13 @@ SLOW = (
 )
 
 
-def whole(store: Path) -> list[Path]:
-    return [path for path in store.iterdir() if not path.name.startswith(".")]
+def whole(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if not path.name.startswith(".")]
 
 
-def start(store: Path) -> subprocess.Popen:
+def start(root: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [PROGRAM, f"store={store}", *SLOW],
+        [PROGRAM, f"store={root}", *SLOW],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -67,8 +70,14 @@ def test_killed_run_ends_with_the_same_bits(
     process.send_signal(number)
     assert process.wait() == code
     assert whole(tmp_path) == []
+    (record,) = (store.read_json(path) for path in tmp_path.glob(".partial/*.json"))
+    stopped = number != signal.SIGKILL  # which leaves no time to say anything
+    assert record["state"] == ("interrupted" if stopped else "running")
+    (job,) = (store.read_json(path) for path in tmp_path.glob(".jobs/*/run.json"))
+    assert (job["state"], job["id"]) == (record["state"], record["id"])
     again = command(f"store={tmp_path}", *SLOW, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert not list(tmp_path.glob(".partial/*"))
     (folder,) = whole(tmp_path)
     assert folder.name == unbroken.name
     for name in SAME:
@@ -84,3 +93,24 @@ def test_two_processes_make_a_run_once(tmp_path: Path) -> None:
     assert sum("fine-tuning:" in log for log in logs) == 1
     assert sum("already whole" in log for log in logs) == 1
     assert (folder / "status.json").is_file()
+
+
+@pytest.mark.long
+def test_killed_at_twenty_random_moments(unbroken: Path, tmp_path: Path) -> None:
+    """Started, killed and started again, wherever it is: what is whole at last has the same bits."""
+    moments, kills = random.Random(0), 0
+    while kills < 20:
+        root = tmp_path / str(kills)
+        root.mkdir()
+        while not whole(root):
+            process = start(root)
+            try:
+                assert process.wait(timeout=moments.uniform(1, 25)) == 0
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+        (folder,) = whole(root)
+        for name in SAME:
+            assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), (name, kills)
+        assert store.verify(folder) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,29 +16,38 @@ from omegaconf import DictConfig
 from skillgraft import config
 from skillgraft.errors import InputError
 
+log = logging.getLogger(__name__)
 config.register()
 composed = False  # whether a job has started: only then an error may be ours
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
 def app(cfg: DictConfig) -> None:
-    """Do one job: one run of the sweep, or the only one."""
+    """Do one job: one run of the sweep, or the only one.
+
+    A job of a sweep that fails says so in its log and its record, and leaves the others running.
+    """
     global composed
     composed = True
     from skillgraft.run import run
 
     settings = HydraConfig.get()
     sources = [s.path for s in settings.runtime.config_sources if s.schema == "file"]
+    folder, many = Path(settings.runtime.output_dir), settings.mode is RunMode.MULTIRUN
     try:
-        run(
-            cast(config.RunConfig, cfg),
-            [Path(path) for path in sources],
-            Path(settings.runtime.output_dir),
-        )
-    except InputError as error:
-        if settings.mode is RunMode.MULTIRUN or settings.verbose:
-            raise
-        sys.exit(f"skillgraft: {error}")
+        run(cast(config.RunConfig, cfg), [Path(path) for path in sources], folder)
+    except Exception as error:
+        ours = isinstance(error, InputError) and not settings.verbose
+        if not many and ours:
+            sys.exit(f"skillgraft: {error}")
+        log.error("%s", error if ours else "failed", exc_info=not ours)
+        if not many:
+            sys.exit(1)
+    finally:
+        if many:
+            from skillgraft import sweep
+
+            sweep.progress(folder)
 
 
 def main() -> None:
@@ -53,8 +63,10 @@ def main() -> None:
         finally:
             from skillgraft import sweep
 
-            sweep.finish()
-    except KeyboardInterrupt:
+            whole = sweep.finish()
+        if not whole:
+            sys.exit(1)
+    except KeyboardInterrupt:  # before a run has begun
         print("skillgraft: interrupted; the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # as in `skillgraft --help | head`

@@ -18,11 +18,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from skillgraft import stop
 from skillgraft.config import FinetuneConfig, Metric, Optimizer, RunConfig, Schedule, Train
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
@@ -114,7 +116,20 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
     return 1.0 if schedule is Schedule.constant else 1.0 - step / max(1, steps)
 
 
-class FineTuning(pl.LightningModule):
+class Resumable(pl.LightningModule):
+    """A Lightning module that can write what a resumed run needs, after any batch."""
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        raise NotImplementedError
+
+    def on_fit_start(self) -> None:
+        """End at once where a signal came before Lightning could notice it."""
+        if stop.asked:
+            raise SIGTERMException
+
+
+class FineTuning(Resumable):
     """Trains what of the classifier asks for a gradient: graftable parameters, and a new head.
 
     `only` maps graftable names to bool tensors: entries where it is False stay as they are.
@@ -321,26 +336,31 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
         enable_progress_bar=bar,
         callbacks=[TQDMProgressBar(leave=True)] if bar else [],
         num_sanity_val_steps=0,
+        # one process, whatever cluster it is on: Lightning would otherwise look for SLURM's tasks
+        plugins=[LightningEnvironment()],
         **more,
     )
 
 
-def fit(trainer: pl.Trainer, module: pl.LightningModule, batches: Iterable[Batch]) -> None:
-    """Run Lightning's loop, without the warnings that are about its own choices."""
+def fit(trainer: pl.Trainer, module: Resumable, batches: Iterable[Batch]) -> None:
+    """Run Lightning's loop, without the warnings that are about its own choices.
+
+    Raises Interrupted where a signal has asked for it, after the step and with a checkpoint.
+    """
     with warnings.catch_warnings():
         # Fine-tuning calls train() and mask training stays in eval mode: both on purpose.
         warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
         # Lightning 2.6 calls what torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        # What a job is started with is the launcher's to say.
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
         device = next(module.parameters()).device
         try:
-            trainer.fit(module, train_dataloaders=batches)
-        except SystemExit as error:
-            # Lightning ends without a code on SIGTERM, which would pass for success, and in silence
-            # on Ctrl-C.
-            number = signal.SIGTERM if isinstance(error, SIGTERMException) else signal.SIGINT
-            log.error("stopped by %s; the same command goes on from there", number.name)
-            raise SystemExit(128 + number) from None
+            with stop.between_steps():
+                trainer.fit(module, train_dataloaders=batches)
+        except SIGTERMException:  # raised between two batches; without a code, as if all were well
+            module.save()
+            raise stop.Interrupted(stop.asked[0] if stop.asked else signal.SIGTERM) from None
         module.to(device)  # Lightning leaves the module on the CPU
 
 

@@ -19,13 +19,6 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-# The columns of `table`: the names of metrics.json joined by '/'.
-COLUMNS = (
-    "pretrained/test/accuracy", "finetuned/test/accuracy", "graft/test/accuracy",
-    "pretrained/test/ece", "finetuned/test/ece", "graft/test/ece",
-    "graft/test/agreement", "graft/test/relative_gain", "region/size",
-)  # fmt: skip
-
 
 def metrics_of(place: Store) -> pd.DataFrame:
     """Return a row a whole run, or end with an error where there is none."""
@@ -56,7 +49,9 @@ def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
     """List every whole run with its test metrics.  Example: grafts list runs"""
     names = ["task", "model", "selector", "sparsity", "seed"]
     frame = metrics_of(Store(root))
-    chosen = [c for c in COLUMNS if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))]
+    chosen = [
+        c for c in store.MEASURES if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))
+    ]
     table = frame[["id", *names, *chosen]].sort_values(names).drop(columns=[] if as_json else names)
     echo_table(table, as_json)
 
@@ -66,7 +61,7 @@ def table(
     root: Root = Path("runs"),
     columns: Annotated[
         str, typer.Option(help="Metrics to show: names of metrics.json, joined by '/', by commas.")
-    ] = ",".join(COLUMNS),
+    ] = ",".join(store.MEASURES),
     as_json: AsJson = False,
 ) -> None:
     """Mean ± standard deviation over seeds, and n, a row a setting.  Example: grafts table runs"""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from skillgraft.config import GraftConfig, RunConfig, Selector
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
-from skillgraft.finetune import Log, Progress, fit, make_trainer, write_tensors
+from skillgraft.finetune import Log, Progress, Resumable, fit, make_trainer, write_tensors
 from skillgraft.mask import Best, RelaxedGraft
 from skillgraft.model import Classifier
 from skillgraft.prompt import Batch, Encoded, collate, in_batches
@@ -75,7 +74,7 @@ class MaskSGD(torch.optim.Optimizer):
         """Do nothing: the engine clears its flat gradient after each step."""
 
 
-class MaskTraining(pl.LightningModule):
+class MaskTraining(Resumable):
     """Minimises the task loss of the relaxed graft over the scores (method: section 3)."""
 
     def __init__(

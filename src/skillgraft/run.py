@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from skillgraft import config, data, store
+from skillgraft import config, data, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
 from skillgraft.store import Identity, Store
@@ -56,8 +56,24 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     """Make one run, or find it whole, and return its folder.
 
     `folders` are the configuration folders, in which OOD tasks are looked up; `job` is Hydra's
-    folder of this job. Raises InputError for bad input before any training starts.
+    folder of this job, where a record says what became of it. Raises InputError for bad input
+    before any training starts, and Interrupted where a signal asked for an end.
     """
+    with stop.watching():
+        if job is None:
+            return find_or_make(cfg, folders, None, {})
+        try:
+            with state.recorded(job / store.RUN_FILE, id=None) as record:
+                return find_or_make(cfg, folders, job, record)
+        except stop.Interrupted as error:
+            log.error("stopped by %s; the same command goes on from there", error.name)
+            raise
+
+
+def find_or_make(
+    cfg: RunConfig, folders: Sequence[Path], job: Path | None, record: dict[str, Any]
+) -> Path:
+    """Return the folder of a run, found whole or made; `record` is told its id."""
     config.check(cfg)
     cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.expand(cfg, list(folders))
@@ -73,8 +89,7 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     size = store.matched_size(cfg, rows)
     identity = store.identify(cfg, rows, size)
     place = Store(cfg.store)
-    if job is not None:  # so that a sweep knows its runs, under any launcher
-        store.write_json(job / store.RUN_FILE, {"id": identity.id})
+    record["id"] = identity.id  # so that a sweep knows its runs, under any launcher
     if store.is_whole(place.run(identity.id)) and not cfg.force:
         return found(place.run(identity.id))
     for note in rows.notes:
@@ -83,7 +98,10 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
         place.mend(identity.id)
         if store.is_whole(place.run(identity.id)) and not cfg.force:
             return found(place.run(identity.id))
-        Making(cfg, rows, identity, place, size).make(job)
+        making, unfinished = Making(cfg, rows, identity, place, size), place.unfinished(identity.id)
+        with state.recorded(unfinished, **making.facts(), job=str(job) if job else None):
+            making.make(job)
+        unfinished.unlink()  # what is whole says so itself
     show(place.run(identity.id))
     return place.run(identity.id)
 
@@ -660,6 +678,18 @@ class Making:
             tracker.summarize({f"overlap/{other}/{name}": v for name, v in scalars.items()})
         tracker.graft(self.folder / "graft.safetensors", f"graft-{self.identity.hash}", graft.meta)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what names a run in every table, whole or not."""
+        cfg = self.cfg
+        return {
+            "id": self.identity.id,
+            "task": cfg.task.name,
+            "model": cfg.model.name,
+            "selector": cfg.graft.selector.value,
+            "sparsity": cfg.sparsity,
+            "seed": cfg.seed,
+        }
+
     def finish(self, graft: Graft, job: Path | None) -> None:
         """Write what the run was, copy Hydra's files in, and publish the folder."""
         cfg, folder = self.cfg, self.folder
@@ -670,12 +700,7 @@ class Making:
                 handler.flush()
             shutil.copytree(job, folder / "hydra", dirs_exist_ok=True)
         status = {
-            "id": self.identity.id,
-            "task": cfg.task.name,
-            "model": cfg.model.name,
-            "selector": cfg.graft.selector.value,
-            "sparsity": cfg.sparsity,
-            "seed": cfg.seed,
+            **self.facts(),
             "peers": self.identity.peers,
             "rivals": self.identity.rivals,
             "finetuned": self.identity.finetuned,

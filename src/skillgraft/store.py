@@ -24,7 +24,13 @@ from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
 
 log = logging.getLogger(__name__)
-RUN_FILE = "run.json"  # in a job's folder: which run it made or found
+RUN_FILE = "run.json"  # in a job's folder: which run it made or found, and what became of it
+# What every table shows unless it is told otherwise: the names of metrics.json joined by '/'.
+MEASURES = (
+    "pretrained/test/accuracy", "finetuned/test/accuracy", "graft/test/accuracy",
+    "pretrained/test/ece", "finetuned/test/ece", "graft/test/ece",
+    "graft/test/agreement", "graft/test/relative_gain", "region/size",
+)  # fmt: skip
 SIZE = "graft.size"  # in an identity: the size that graft.match came to
 
 
@@ -301,6 +307,10 @@ class Store:
         folder = self.root / ".partial" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def unfinished(self, name: str) -> Path:
+        """Return the file that says what has become of a run that is not whole."""
+        return self.root / ".partial" / f"{name}.json"
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

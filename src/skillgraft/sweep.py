@@ -7,15 +7,22 @@ store: it comes whatever the launcher or a job did.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import store
+from skillgraft import config as configuration
+from skillgraft import state, store
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GROUPS = ("paper", "embedded", "beyond")  # of multirun_sweeps/
 SILENT = ("store=", "force=", "logger", "hydra")  # overrides that do not make it another sweep
+PLAN, ENDED = "plan.json", "ended.txt"  # in the folder of a sweep's jobs
 begun: list[Path] = []  # the record's folder of this process's sweep, once it has started
 
 
@@ -36,47 +44,143 @@ class Record(Callback):
         choices = settings.runtime.choices
         name = "-".join(f"{g}-{choices[g]}" for g in GROUPS if choices.get(g)) or "sweep"
         overrides = [o for o in settings.overrides.task if not o.lstrip("+").startswith(SILENT)]
-        axes = OmegaConf.to_container(settings.sweeper.get("params") or {})
+        params = settings.sweeper.get("params")  # null where -m on the command line has all axes
+        axes = cast(dict[str, str], OmegaConf.to_container(params)) if params else {}
         digest = store.short_hash({"overrides": sorted(overrides), "axes": axes})
         folder = store.Store(config.store).sweeps / f"{name}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
+        jobs = Path(settings.sweep.dir).absolute()
         record = {
             "name": name,
+            "command": shlex.join(["skillgraft", *sys.argv[1:]]),
             "overrides": list(settings.overrides.task),
             "axes": axes,
             "claim": OmegaConf.to_container(config.claim),
-            "jobs": str(Path(settings.sweep.dir).absolute()),
+            "logger": configuration.plain(config.logger),
+            "jobs": str(jobs),
+            "planned": planned(axes, settings.overrides.task),
+            "started": time.time(),
             "runs": [],
         }
         store.write_json(folder / "record.json", record)
+        jobs.mkdir(parents=True, exist_ok=True)
+        state.write(jobs / PLAN, planned=record["planned"], started=record["started"])
         begun.append(folder)
+
+
+def planned(axes: Mapping[str, str], overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of every job of a sweep, in the jobs' order: the product of its axes."""
+    given = [f"{name}={values}" for name, values in axes.items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *overrides])
+    return list(chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+
+
+def progress(job: Path) -> None:
+    """Say how far a sweep is, after one of its jobs: in the log of that job and on the terminal.
+
+    The jobs of a sweep add to one list of what became of them, whichever process they are in.
+    """
+    record = store.read_json(job / store.RUN_FILE) if (job / store.RUN_FILE).is_file() else {}
+    with (job.parent / ENDED).open("a") as ended:  # one short line: appended whole
+        ended.write(f"{record.get('state', state.FAILED)}\n")
+    if not (job.parent / PLAN).is_file():
+        return
+    plan, states = store.read_json(job.parent / PLAN), (job.parent / ENDED).read_text().split()
+    done, total = len(states), len(plan["planned"])
+    left = timedelta(seconds=round((time.time() - plan["started"]) / done * (total - done)))
+    failed = done - states.count(state.WHOLE)
+    log.info("job %d of %d, %d failed, about %s left", done, total, failed, left)
+
+
+def jobs_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what has become of every job of a sweep, in the jobs' order.
+
+    `overrides`, `state` (None: never started), `id`, `error` and `message`.
+    """
+    found = []
+    for number, overrides in enumerate(record["planned"]):
+        file = Path(record["jobs"]) / str(number) / store.RUN_FILE
+        known = store.read_json(file) if file.is_file() else {}
+        names = ("state", "id", "error", "message")
+        found.append({"overrides": overrides, **{name: known.get(name) for name in names}})
+    return found
 
 
 def run_ids(record: Mapping[str, Any]) -> list[str]:
     """Return the ids of the runs that a sweep's jobs have made or found so far, in the jobs' order."""
-    files = Path(record["jobs"]).glob(f"*/{store.RUN_FILE}")
-    ordered = sorted(files, key=lambda file: (len(file.parent.name), file.parent.name))
-    found = [str(store.read_json(file)["id"]) for file in ordered]
+    found = [job["id"] for job in jobs_of(record) if job["id"] is not None]
     return list(dict.fromkeys(found or record["runs"]))  # a store that was moved has no job folders
 
 
-def finish() -> None:
-    """Show what a sweep came to, if this process has started one: its claim, or where its runs are."""
+def finish() -> bool:
+    """Show what a sweep came to, if this process has started one, and return whether all of it is whole.
+
+    What failed and how to make it again, the sweep's claim, and its summary on W&B.
+    """
     if not begun:
-        return
+        return True
     folder = begun.pop()
-    record = store.read_json(folder / "record.json")
-    record["runs"] = run_ids(record)
+    record, jobs = store.read_json(folder / "record.json"), []
+    jobs, record["runs"] = jobs_of(record), run_ids(record)
     store.write_json(folder / "record.json", record)
-    if record["claim"]["name"] is None or not record["runs"]:
-        return
+    outcome = None
+    if record["claim"]["name"] is not None and record["runs"]:
+        try:
+            outcome = conclude(folder)
+            show(record["name"], outcome)
+        except InputError as error:
+            log.warning("%s: no verdict: %s", record["name"], error)
+    missing = [job for job in jobs if job["state"] != state.WHOLE]
     try:
-        outcome = conclude(folder)
-    except InputError as error:
-        log.warning("%s: no verdict: %s", record["name"], error)
+        summarize(folder, record, outcome)
+    except InputError as error:  # W&B refuses: the runs have their records all the same
+        log.warning("%s: no summary on W&B: %s", record["name"], error)
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are whole; the sweep's record: {folder}")
+    if missing:
+        show_missing(missing, record["command"])
+    return not missing
+
+
+def summarize(folder: Path, record: Mapping[str, Any], outcome: Outcome | None) -> None:
+    """Log the sweep as one W&B run: all its runs, their means over seeds, overlaps, figure and verdicts."""
+    from skillgraft import claims, compare, figure, track
+
+    rows = compare.collect(store.Store(folder.parents[1]), record["runs"])
+    if rows.empty:
         return
-    show(record["name"], outcome)
-    print(folder)
+    measures = [name for name in store.MEASURES if name in rows]
+    with track.summary(record, folder) as tracker:
+        tracker.table(
+            "runs", rows[["id", "task", "model", "selector", "sparsity", "seed", *measures]]
+        )
+        tracker.table("over_seeds", compare.over_seeds(rows, measures))
+        pairs = claims.pairs_of(rows)
+        if len(pairs):
+            tracker.table("overlap", pairs)
+            drawing = figure.heat_map(
+                claims.square(pairs, "iou"), "overlap (IoU), mean of runs", "IoU"
+            )
+            tracker.image("overlap_map", figure.save(drawing, folder / "overlap.png"))
+        if outcome is not None:
+            tracker.table("claim", outcome.table)
+            tracker.image("figure", folder / "figure.png")
+            for statement in outcome.statements:
+                if (measured := statement.measured) is not None:
+                    values = {n: v for n, v in vars(measured).items() if v is not None}
+                    tracker.summarize({f"claim/{statement.text}/{n}": v for n, v in values.items()})
+
+
+def show_missing(jobs: Sequence[Mapping[str, Any]], command: str) -> None:
+    """Print the jobs that are not whole, and the command that makes just those."""
+    for job in jobs:
+        # a job that still runs when its launcher has ended was killed, and had no time to say so
+        what = {None: "not started", state.RUNNING: "killed"}.get(job["state"], job["state"])
+        why = ": ".join(job[name] for name in ("error", "message") if job[name])
+        print(
+            f"  {what}: {' '.join(job['overrides'])}" + (f" ({why})" if why else ""),
+            file=sys.stderr,
+        )
+    print(f"the same command makes just these again: {command}", file=sys.stderr)
 
 
 def conclude(folder: Path) -> Outcome:

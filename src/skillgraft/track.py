@@ -85,43 +85,77 @@ def own_folders(folder: Path, staged: Path) -> Iterator[None]:
 @contextmanager
 def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Tracker]:
     """Yield the tracker of one run; an exception ends its W&B run as failed."""
+    config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
+    tags = [cfg.task.name, cfg.model.name, cfg.graft.selector.value]
+    with opened(
+        plain(cfg)["logger"],
+        folder,
+        Path(cfg.store) / ".wandb" / identity.hash,
+        id=identity.hash,
+        name=identity.id,
+        group=identity.group,
+        job_type="run",
+        config=config,
+        tags=tags,
+    ) as tracker:
+        if tracker.run is not None:
+            for stage in ("finetune", "graft"):
+                tracker.run.define_metric(f"{stage}/step", hidden=True)
+                tracker.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        yield tracker
+
+
+@contextmanager
+def summary(record: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
+    """Yield the tracker of a sweep's summary, a W&B run of job type `sweep` in the sweep's folder."""
+    name, _, digest = folder.name.rpartition("-")
+    with opened(
+        record["logger"],
+        folder,
+        folder / "wandb" / "staged",
+        id=f"sweep-{digest}",
+        name=folder.name,
+        group=name,
+        job_type="sweep",
+        config={part: record[part] for part in ("command", "overrides", "axes", "claim", "runs")},
+        tags=[name],
+    ) as tracker:
+        yield tracker
+
+
+@contextmanager
+def opened(
+    logger: Mapping[str, Any], folder: Path, staged: Path, *, tags: list[str], **about: Any
+) -> Iterator[Tracker]:
+    """Yield a tracker whose W&B record lies in `folder`, and end its run, as failed after an exception."""
     place = folder / "wandb"
     shutil.rmtree(place, ignore_errors=True)  # a killed try's: two with one id cannot be synced
-    if cfg.logger.mode is Mode.none:
+    mode = Mode(logger["mode"])
+    if mode is Mode.none:
         yield Tracker()
         return
     import wandb
 
     place.mkdir()
-    config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
-    staged = Path(cfg.store) / ".wandb" / identity.hash
     shutil.rmtree(staged, ignore_errors=True)
     with own_folders(place, staged):
         try:
             run = wandb.init(
-                id=identity.hash,
-                name=identity.id,
-                group=identity.group,
-                job_type="run",
-                project=cfg.logger.project,
-                entity=cfg.logger.entity,
-                tags=[cfg.task.name, cfg.model.name, cfg.graft.selector.value, *cfg.logger.tags],
-                config=config,
+                project=logger["project"],
+                entity=logger["entity"],
+                tags=[*tags, *logger["tags"]],
                 dir=str(folder),
-                mode="online" if cfg.logger.mode is Mode.online else "offline",
+                mode="online" if mode is Mode.online else "offline",
                 reinit="create_new",
                 settings=wandb.Settings(
                     silent=True, console="off", disable_git=True, disable_code=True
                 ),
+                **about,
             )
         except wandb.errors.Error as error:  # no key, no network, an entity that refuses
             raise InputError(
-                f"logger.mode={cfg.logger.mode.value}: W&B: {error}; "
-                "use logger=wandb_offline or logger=none"
+                f"logger.mode={mode.value}: W&B: {error}; use logger=wandb_offline or logger=none"
             ) from error
-        for stage in ("finetune", "graft"):
-            run.define_metric(f"{stage}/step", hidden=True)
-            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
         try:
             yield Tracker(run)
         except BaseException:

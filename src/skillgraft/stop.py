@@ -1,0 +1,58 @@
+"""Being asked to stop: a signal ends training at its next step, with a checkpoint, and all else at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Ctrl-C, a scheduler's end of time, and what submitit has SLURM send before a preemption.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+asked: list[signal.Signals] = []  # what has come while a step was being made
+in_steps: list[bool] = []  # not empty while Lightning trains
+
+
+class Interrupted(SystemExit):
+    """The end of a run that was asked to stop: exit code 128 + the signal's number, as shells have it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+def handle(number: int, _frame: FrameType | None) -> None:
+    """End the run: at the next step while something is trained, at once otherwise or when asked twice."""
+    if not in_steps or (asked and number != signal.SIGTERM):
+        raise Interrupted(number)
+    if not asked:
+        asked.append(signal.Signals(number))
+        if number != signal.SIGTERM:  # the one signal after which Lightning stops between two steps
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Heed the signals inside a `with` block; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked.clear()
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: set by something that is not Python, which cannot be put back from here
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def between_steps() -> Iterator[None]:
+    """Let a signal wait for the end of a training step inside a `with` block."""
+    in_steps.append(True)
+    try:
+        yield
+    finally:
+        in_steps.pop()

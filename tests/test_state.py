@@ -1,0 +1,166 @@
+"""What becomes of a job that fails or is stopped: its record, its log, and the rest of its sweep."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import TINY, command, make
+
+from skillgraft import run, state, stop, store
+from skillgraft.errors import InputError
+
+MOVEMENT = (*TINY, "graft=movement")
+
+
+def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class and message beside the partial run; made again, it is whole and the record is gone."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of a test")
+
+    monkeypatch.setattr(run.Making, "evaluate", broken)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path, *MOVEMENT)
+    (file,) = tmp_path.glob(".partial/*.json")
+    record = store.read_json(file)
+    assert record["state"] == "failed"
+    assert (record["error"], record["message"]) == ("ZeroDivisionError", "of a test")
+    assert (record["task"], record["selector"], record["seed"]) == ("toy_film", "movement", 13)
+    monkeypatch.undo()
+    folder = make(tmp_path, *MOVEMENT)
+    assert folder.name == record["id"]
+    assert not list(tmp_path.glob(".partial/*"))
+
+
+def test_a_signal_outside_training_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setattr(run.Making, "evaluate", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    with pytest.raises(stop.Interrupted) as caught:
+        make(tmp_path, *MOVEMENT)
+    assert caught.value.code == 128 + signal.SIGUSR2
+    (file,) = tmp_path.glob(".partial/*.json")
+    assert store.read_json(file)["state"] == "interrupted"
+    assert signal.getsignal(signal.SIGUSR2) is handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Not only of the last evaluation: the step in which it came is the last of the checkpoint."""
+    from safetensors import safe_open
+
+    from skillgraft import finetune
+
+    kept = finetune.FineTuning.training_step
+
+    def third(self: finetune.FineTuning, batch: dict, batch_idx: int) -> object:
+        if batch_idx == 2:
+            signal.raise_signal(number)
+        return kept(self, batch, batch_idx)
+
+    monkeypatch.setattr(finetune.FineTuning, "training_step", third)
+    options = (*MOVEMENT, "finetune.steps=20", "finetune.evaluate_every=20")
+    with pytest.raises(stop.Interrupted) as caught:
+        make(tmp_path, *options)
+    assert caught.value.code == 128 + number
+    (file,) = tmp_path.glob(".partial/finetuned-*/resume.safetensors")
+    with safe_open(file, framework="pt") as checkpoint:
+        assert json.loads(checkpoint.metadata()["progress"])["step"] == 3
+    monkeypatch.undo()
+    resumed = make(tmp_path, *options)
+    whole = make(tmp_path / "whole", *options)
+    for name in ("metrics.json", "predictions.parquet", "graft.safetensors"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    with state.recorded(file, id=None) as record:
+        assert store.read_json(file)["state"] == "running"
+        record["id"] = "x"
+    assert store.read_json(file)["state"] == "whole"
+    assert store.read_json(file)["id"] == "x"
+    with pytest.raises(InputError), state.recorded(file):
+        raise InputError("no")
+    assert store.read_json(file)["state"] == "failed"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+BREAKS = """
+import sys
+from skillgraft import run, cli
+kept = run.Making.evaluate
+def evaluate(self, *rest):
+    if self.cfg.seed == 21:
+        raise ZeroDivisionError("of a test")
+    return kept(self, *rest)
+run.Making.evaluate = evaluate
+sys.argv[0] = "skillgraft"
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A sweep of three seeds on the command line, logged to W&B, of which the second fails."""
+    folder = tmp_path_factory.mktemp("broken")
+    options = [o for o in MOVEMENT if not o.startswith("logger")]
+    done = subprocess.run(
+        [sys.executable, "-c", BREAKS, "-m", "seed=13,21,42", *options],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return folder, done
+
+
+def test_a_job_that_fails_leaves_the_others_running(
+    broken: tuple[Path, subprocess.CompletedProcess],
+) -> None:
+    folder, done = broken
+    assert done.returncode == 1
+    assert "2 of 3 jobs are whole" in done.stdout
+    assert "failed: seed=21" in done.stderr
+    assert "ZeroDivisionError: of a test" in done.stderr
+    assert "the same command makes just these again: skillgraft -m seed=13,21,42" in done.stderr
+    assert "job 3 of 3, 1 failed" in done.stdout
+    (jobs,) = (folder / "runs" / ".jobs").iterdir()
+    log = (jobs / "1" / "skillgraft.log").read_text()
+    assert "Traceback" in log
+    assert "ZeroDivisionError: of a test" in log
+    assert "Traceback" not in (jobs / "0" / "skillgraft.log").read_text()
+
+
+def test_the_rest_of_a_sweep_is_made_by_the_same_command(
+    broken: tuple[Path, subprocess.CompletedProcess],
+) -> None:
+    folder, _ = broken
+    options = [o for o in MOVEMENT if not o.startswith("logger")]
+    again = command("-m", "seed=13,21,42", *options, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already whole") == 2
+    assert "3 of 3 jobs are whole" in again.stdout
+
+
+def test_a_sweep_has_a_summary_on_wandb(broken: tuple[Path, subprocess.CompletedProcess]) -> None:
+    """One run of job type `sweep`, with the table of its runs and their means over seeds."""
+    folder, _ = broken
+    (sweep,) = (folder / "runs" / "sweeps").iterdir()
+    (file,) = sweep.glob("wandb/offline-run-*/*.wandb")
+    program = str(Path(sys.executable).parent / "wandb")
+    shown = subprocess.run(
+        [program, "leet", "inspect", "--json", str(file)],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    records = [json.loads(line) for line in shown.splitlines()]
+    (about,) = (record["run"] for record in records if record["type"] == "run")
+    assert about["job_type"] == "sweep"
+    assert about["display_name"] == sweep.name
+    names = {path.name.split("_")[0] for path in sweep.glob("wandb/*/files/media/table/*")}
+    assert names == {"runs", "over"}
