@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,8 @@ from skillgraft.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from skillgraft.graft import Graft
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
@@ -30,10 +32,20 @@ def metrics_of(place: Store) -> pd.DataFrame:
     return frame
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one line to the standard error and exit with code 1."""
     typer.echo(f"grafts: {message}", err=True)
     raise typer.Exit(1)
+
+
+def loaded(path: Path) -> Graft:
+    """Return the graft of a run's folder or a file, or end with an error."""
+    from skillgraft.graft import Graft
+
+    try:
+        return Graft.load(store.graft_file(str(path)))
+    except InputError as error:
+        fail(str(error))
 
 
 def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
@@ -148,13 +160,7 @@ def show(path: Annotated[Path, typer.Argument(help="A run's folder or a graft fi
 
     Example: grafts show runs/toy_film-…/graft.safetensors
     """
-    from skillgraft.graft import Graft
-
-    file = path / "graft.safetensors" if path.is_dir() else path
-    try:
-        graft = Graft.load(file)
-    except InputError as error:
-        return fail(str(error))
+    graft = loaded(path)
     record: dict[str, Any] = {
         **graft.meta,
         "base": graft.base,
@@ -185,6 +191,120 @@ def verify(path: Annotated[Path, typer.Argument(help="A run's folder or a graft 
     if wrong:
         raise typer.Exit(1)
     typer.echo(f"{path}: whole")
+
+
+@app.command()
+def apply(
+    path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The pre-trained model: a hub id or folder; a run knows its own."),
+    ] = None,
+) -> None:
+    """Write pre-trained model + graft as an ordinary transformers checkpoint.
+
+    Example: grafts apply runs/toy_film-… --out toy_film
+    """
+    from omegaconf import OmegaConf
+
+    from skillgraft import checkpoint, export
+    from skillgraft.config import ModelConfig
+
+    try:
+        file = store.graft_file(str(path))
+        graft, record = loaded(path), file.with_name("config.yaml")
+        if model is None and not record.is_file():
+            fail(f"{path}: no run beside it says which model it belongs to: give --model")
+        known = OmegaConf.load(record).model if model is None else {"path": model}
+        source = ModelConfig(
+            name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
+        )
+        typer.echo(export.apply(graft, checkpoint.locate(source), out))
+    except InputError as error:
+        fail(str(error))
+
+
+@app.command("overlap")
+def overlap_of(
+    paths: Annotated[list[Path], typer.Argument(help="Runs' folders or graft files.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show how much of every two regions of one base model is shared (IoU), and what chance would give.
+
+    Example: grafts overlap runs/toy_film-… runs/toy_book-…
+    """
+    import itertools
+
+    import pandas as pd
+
+    grafts = {
+        str(path.parent.name if path.name == "graft.safetensors" else path.name): loaded(path)
+        for path in paths
+    }
+    if len(grafts) < 2:
+        fail("give two grafts or more")
+    lines = []
+    try:
+        for (one, a), (other, b) in itertools.combinations(grafts.items(), 2):
+            lines.append({"a": one, "b": other, **a.overlap(b)})
+    except InputError as error:
+        fail(str(error))
+    echo_table(pd.DataFrame(lines), as_json)
+
+
+@app.command()
+def combine(
+    paths: Annotated[list[Path], typer.Argument(help="Runs' folders or graft files.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
+) -> None:
+    """Make one graft of several of one base model; a shared entry of a union gets the mean value.
+
+    Example: grafts combine runs/toy_film-… runs/toy_book-… --out both.safetensors
+    """
+    from skillgraft.graft import intersection, union
+
+    rules = {"union": union, "intersection": intersection}
+    if rule not in rules:
+        fail(f"--rule {rule}: expected union or intersection")
+    if out.exists():
+        fail(f"--out {out}: is there already")
+    try:
+        graft = rules[rule]([loaded(path) for path in paths])
+        typer.echo(f"{graft.save(out)}: {graft}")
+    except InputError as error:
+        fail(str(error))
+
+
+@app.command()
+def extract(
+    pretrained: Annotated[Path, typer.Argument(help="A checkpoint's folder.")],
+    finetuned: Annotated[Path, typer.Argument(help="The folder of the same model, fine-tuned.")],
+    out: Annotated[Path, typer.Option(help="The graft file to write.")],
+    selector: Annotated[str, typer.Option(help="movement, magnitude or random.")] = "movement",
+    sparsity: Annotated[float, typer.Option(help="Share of the graftable parameters.")] = 1e-2,
+    graftable: Annotated[
+        list[str] | None,
+        typer.Option(help="Regular expression of graftable names; may come again."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random.")] = 0,
+) -> None:
+    """Make a graft of any two checkpoints, without training or data, one tensor in memory at a time.
+
+    Example: grafts extract bert-base bert-base-sst2 --sparsity 1e-3 --out sst2.safetensors
+    """
+    from skillgraft import export
+
+    if selector not in (known := ("movement", "magnitude", "random")):
+        fail(f"--selector {selector}: expected one of {', '.join(known)}")
+    if out.exists():
+        fail(f"--out {out}: is there already")
+    try:
+        graft = export.extract(pretrained, finetuned, selector, sparsity, graftable or (), seed)
+        typer.echo(f"{graft.save(out)}: {graft}")
+    except InputError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

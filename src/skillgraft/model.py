@@ -164,25 +164,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise InputError(f"model.path={folder}: no tokenizer ({reason})") from error
 
 
-def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Classifier:
-    """Return the pre-trained model as a classifier, in fp32 and in evaluation mode."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+def load_pretrained(
+    kind: Kind, folder: Path, attention: str = "sdpa"
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return the transformers model that a kind of fine-tuning reads, in fp32, and what its files lack."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     kinds = {Kind.prompt: AutoModelForMaskedLM, Kind.autoregressive: AutoModelForCausalLM}
-    prompted = cfg.finetune.kind in kinds
     place, more = source(folder)
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **more)
-        check_kind(cfg, folder, config)
-        model, info = kinds.get(cfg.finetune.kind, AutoModel).from_pretrained(
+        model, info = kinds.get(kind, AutoModel).from_pretrained(
             place,
             **more,
-            config=config,
             dtype=torch.float32,
-            attn_implementation=cfg.model.attention,
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -191,9 +189,19 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         key = f"model.path={folder}"
         if re.search("attn_implementation|attention implementation|FlashAttention", reason):
-            key = f"model.attention={cfg.model.attention} (eager fits every model): {key}"
+            key = f"model.attention={attention} (eager fits every model): {key}"
         raise InputError(f"{key}: {reason}") from error
-    check_missing(cfg, info["missing_keys"])
+    return model, info["missing_keys"]
+
+
+def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Classifier:
+    """Return the pre-trained model as a classifier, in fp32 and in evaluation mode."""
+    prompted = cfg.finetune.kind is not Kind.linear
+    check_kind(cfg, folder)
+    model: Any
+    model, missing = load_pretrained(cfg.finetune.kind, folder, cfg.model.attention)
+    config = model.config
+    check_missing(cfg, missing)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # never read here, and often not in the checkpoint
     if is_causal(config):
@@ -231,8 +239,16 @@ def is_causal(config: PreTrainedConfig) -> bool:
     )
 
 
-def check_kind(cfg: RunConfig, folder: Path, config: PreTrainedConfig) -> None:
+def check_kind(cfg: RunConfig, folder: Path) -> None:
     """Raise InputError, with the kinds that fit, where the kind of fine-tuning is not one for the model."""
+    from transformers import AutoConfig
+
+    place, more = source(folder)
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **more)
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model.path={folder}: {reason}") from error
     kind, pool, causal = cfg.finetune.kind, cfg.finetune.pool, is_causal(config)
     if (kind is Kind.autoregressive or (kind is Kind.linear and pool is Pool.last)) == causal:
         return

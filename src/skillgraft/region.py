@@ -153,9 +153,14 @@ def overlap(a: Tensor, b: Tensor, total: int) -> dict[str, float | None]:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the sha256 of named tensors: names, shapes, dtypes and bytes, in name order."""
+    return digest_one_by_one(sorted(tensors), lambda name: tensors[name])
+
+
+def digest_one_by_one(names: Iterable[str], read: Callable[[str], Tensor]) -> str:
+    """Return what `digest` does for tensors that are read when their turn comes; names are sorted."""
     content = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    for name in names:
+        tensor = read(name).detach().cpu().contiguous()
         content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         content.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()

@@ -98,7 +98,7 @@ def jobs_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     `overrides`, `state` (None: never started), `id`, `error` and `message`.
     """
     found = []
-    for number, overrides in enumerate(record["planned"]):
+    for number, overrides in enumerate(record.get("planned", ())):  # an older record has none
         file = Path(record["jobs"]) / str(number) / store.RUN_FILE
         known = store.read_json(file) if file.is_file() else {}
         names = ("state", "id", "error", "message")
