@@ -260,5 +260,37 @@ def rerun(
         raise typer.Exit(1)
 
 
+@app.command("gc")
+def free(
+    root: Root = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Free it; else it is only listed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what can be made again, with sizes; --yes frees it. Whole runs and sweeps stay.
+
+    Example: grafts gc runs --yes
+    """
+    import pandas as pd
+
+    from skillgraft import gc
+
+    place = Store(root)
+    if not place.root.is_dir():
+        fail(f"{place.root}: no such folder")
+    items = gc.freeable(place)
+    lines = [
+        {"what": i.kind, "folder": str(i.folder.relative_to(place.root)), "MiB": i.bytes / 2**20}
+        for i in items
+    ]
+    if lines and not as_json:
+        echo_table(pd.DataFrame(lines).round(1), as_json)
+    freed = [item for item in items if gc.free(place, item)] if yes else []
+    if as_json:
+        return typer.echo(json.dumps({"freed": len(freed), "items": lines}, indent=1))
+    total = sum(item.bytes for item in items) / 2**20
+    done = f"{len(freed)} of {len(items)} folders freed" if yes else "nothing freed yet: add --yes"
+    return typer.echo(f"{total:.1f} MiB in {len(items)} folders; {done}")
+
+
 if __name__ == "__main__":
     app()
