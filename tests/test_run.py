@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from runs import SIZED, SMALL, command, composed, make
+from safetensors import safe_open
 
 from skillgraft import store
 from skillgraft.errors import InputError
@@ -120,12 +121,30 @@ def test_graft_applied_to_a_fresh_model_gives_the_stored_predictions(film: Path)
 
 
 def test_provenance(film: Path) -> None:
+    from skillgraft.checkpoint import file_digest
+    from skillgraft.embedded import MODEL
+
     facts = store.read_json(film / "provenance.json")
     assert facts["versions"]["torch"] == torch.__version__
     assert set(facts["digests"]) == {"data", "weights", "tokenizer"}
+    assert facts["files"][str(MODEL / "model.safetensors")] == file_digest(
+        MODEL / "model.safetensors"
+    )
+    whole = film.parent / ".finetuned" / facts["finetuned"]["name"]
+    assert facts["finetuned"]["weights"] == file_digest(whole / "weights.safetensors")
+    assert facts["seeds"]["data"] == derive(13, "data", "train")
+    assert set(facts["seeds"]) == {"data", "model", "mask"}
+    assert facts["flags"]["deterministic_algorithms"] is False  # a CPU needs no flag
+    assert facts["device"]["name"] == "cpu"
     assert facts["threads"] == 1
     assert facts["peak_memory_mib"] > 100
     assert {"load", "finetune", "graft", "evaluate"} <= set(facts["seconds"])
+
+
+def test_fine_tuned_weights_hold_what_can_be_grafted_and_nothing_else(film: Path) -> None:
+    (file,) = (film.parent / ".finetuned").glob("*/weights.safetensors")
+    with safe_open(file, framework="numpy") as weights:
+        assert set(weights.keys()) == set(Graft.load(film / "graft.safetensors").shapes)
 
 
 def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> None:

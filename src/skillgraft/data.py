@@ -286,6 +286,20 @@ def load_split(
     return parse_rows(records, task, columns, names, labels, rename)
 
 
+def files(cfg: RunConfig) -> list[Path]:
+    """Return the data files that a run reads: none for the tasks of the embedded suite and of the hub."""
+    found: list[Path] = []
+    for task in (cfg.task, *cfg.others.values(), *(cfg.ood[name] for name in cfg.task.ood)):
+        splits = ("test",) if task.name in cfg.task.ood else SPLITS
+        if task.source is Source.files:
+            found += [Path(path) for split in splits if (path := getattr(task, split))]
+        elif task.source is Source.hub and cfg.data_dir is not None:
+            folder = Path(cfg.data_dir) / task.name
+            found += [path for split in splits if (path := folder_split(folder, split))]
+            found += [meta for meta in [folder / "meta.json"] if meta.is_file()]
+    return found
+
+
 # ---------------------------------------------------------------------------------------------
 # Sampling
 

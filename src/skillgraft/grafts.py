@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -305,6 +307,109 @@ def extract(
         typer.echo(f"{graft.save(out)}: {graft}")
     except InputError as error:
         fail(str(error))
+
+
+@app.command()
+def rerun(
+    path: Annotated[
+        str,
+        typer.Argument(help="A run's folder, id, or W&B path; with --figure a sweep's folder."),
+    ],
+    figure: Annotated[
+        str | None, typer.Option(help="Make the runs behind this figure of the sweep, and draw it.")
+    ] = None,
+    root: Annotated[Path, typer.Option("--store", help="Where an id is looked up.")] = Path("runs"),
+    cached: Annotated[
+        bool, typer.Option("--cached", help="Take the fine-tuned weights from the store.")
+    ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on where a file that is read has changed.")
+    ] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="An empty folder for the scratch store, which is kept.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for the new figure.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run again from nothing and compare: bit-identical, or all that differs and exit code 1.
+
+    Changed files, models and libraries are named first.
+    Example: grafts rerun runs/toy_film-…
+    Example: grafts rerun --figure calibration runs/sweeps/embedded-calibration-…
+    """
+    import tempfile
+
+    from skillgraft import rerun as reruns
+
+    if out is not None and figure is None:
+        fail("--out: only with --figure")
+    if keep is not None and keep.is_dir() and any(keep.iterdir()):
+        fail(f"--keep {keep}: not empty")
+    with contextlib.ExitStack() as stack:
+        scratch = Store(
+            keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="skillgraft-"))
+        )
+        try:
+            runs = reruns.behind(figure, Path(path)) if figure else [reruns.find(path, Store(root))]
+            named, changed = reruns.check(runs, scratch)
+            for line in (*named, *changed):
+                typer.echo(line, err=True)
+            if changed and not anyway:
+                fail("what is read has changed; --anyway makes the run all the same")
+            if cached:
+                typer.echo("fine-tuned weights: from the store, not made again", err=True)
+            made = {folder: reruns.again(folder, scratch, cached) for folder in runs}
+            found = reruns.compare(made)
+            if figure:
+                drawn, cells = reruns.redraw(Path(path), scratch, [f.name for f in made.values()])
+                found += cells
+                if out is not None:
+                    shutil.copytree(drawn, out, dirs_exist_ok=True)
+        except InputError as error:
+            fail(str(error))
+    if as_json:
+        record = {"runs": [f.name for f in runs], "cached": cached, "identical": not found}
+        lists = {"environment": named, "inputs": changed, "differences": found}
+        record |= {name: [vars(line) for line in lines] for name, lines in lists.items()}
+        typer.echo(json.dumps(record, indent=1))
+    else:
+        weights = ", with the fine-tuned weights of the store" if cached else ""
+        same = f"bit-identical{weights}: {path}"
+        typer.echo("\n".join(map(str, found)) or same)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command("gc")
+def free(
+    root: Root = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Free it; else it is only listed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what can be made again, with sizes; --yes frees it. Whole runs and sweeps stay.
+
+    Example: grafts gc runs --yes
+    """
+    import pandas as pd
+
+    from skillgraft import gc
+
+    place = Store(root)
+    if not place.root.is_dir():
+        fail(f"{place.root}: no such folder")
+    items = gc.freeable(place)
+    lines = [
+        {"what": i.kind, "folder": str(i.folder.relative_to(place.root)), "MiB": i.bytes / 2**20}
+        for i in items
+    ]
+    if lines and not as_json:
+        echo_table(pd.DataFrame(lines).round(1), as_json)
+    freed = [item for item in items if gc.free(place, item)] if yes else []
+    if as_json:
+        return typer.echo(json.dumps({"freed": len(freed), "items": lines}, indent=1))
+    total = sum(item.bytes for item in items) / 2**20
+    done = f"{len(freed)} of {len(items)} folders freed" if yes else "nothing freed yet: add --yes"
+    return typer.echo(f"{total:.1f} MiB in {len(items)} folders; {done}")
 
 
 if __name__ == "__main__":

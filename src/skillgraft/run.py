@@ -13,15 +13,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from skillgraft import config, data, state, stop, store
+from skillgraft import config, data, provenance, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
+from skillgraft.seeds import derive
 from skillgraft.store import Identity, Store
 
 if TYPE_CHECKING:
@@ -36,20 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MODELS = ("pretrained", "finetuned", "graft")
-VERSIONS = (
-    "skillgraft",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "pytorch-lightning",
-    "torchmetrics",
-    "numpy",
-    "datasets",
-    "hydra-core",
-    "omegaconf",
-    "safetensors",
-    "wandb",
-)
 
 
 def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -> Path:
@@ -164,6 +150,7 @@ class Making:
         self.cfg, self.rows, self.identity, self.place, self.size = cfg, rows, identity, place, size
         self.folder = place.partial(identity.id)
         self.seconds: dict[str, float] = {}
+        provenance.code()  # what is imported, not what the checkout holds when the run ends
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -186,7 +173,7 @@ class Making:
                 metrics, predictions = self.evaluate(cached, graft)
             with self.timed("report"):
                 self.report(metrics, predictions, graft, tracker)
-        self.finish(graft, job)
+        self.finish(graft, cached, job)
 
     # ------------------------------------------------------------------------------- stages
 
@@ -205,6 +192,7 @@ class Making:
         if gpu:  # the variable is what cuBLAS wants for the same bits, before its first use
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+        self.read = provenance.files(cfg, self.place.cache / "digests")
         folder = checkpoint.locate(cfg.model)
         tokenizer = model.load_tokenizer(folder)
         self.classifier: Classifier = model.load_model(cfg, folder, tokenizer)
@@ -443,7 +431,6 @@ class Making:
     def region(self, finetuned: Mapping[str, Tensor], asked: int, tracker: Tracker) -> Tensor:
         """Return the sorted flat indices that the selector chooses."""
         from skillgraft import mask, region, select
-        from skillgraft.seeds import derive
 
         selector = self.cfg.graft.selector
         match selector:
@@ -690,11 +677,11 @@ class Making:
             "seed": cfg.seed,
         }
 
-    def finish(self, graft: Graft, job: Path | None) -> None:
+    def finish(self, graft: Graft, cached: Path, job: Path | None) -> None:
         """Write what the run was, copy Hydra's files in, and publish the folder."""
         cfg, folder = self.cfg, self.folder
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-        store.write_json(folder / "provenance.json", self.provenance())
+        store.write_json(folder / "provenance.json", self.provenance(cached))
         if job is not None and job.is_dir():
             for handler in logging.getLogger().handlers:
                 handler.flush()
@@ -712,24 +699,38 @@ class Making:
         }
         self.place.publish(folder, self.place.run(self.identity.id), status)
 
-    def provenance(self) -> dict[str, Any]:
-        """Return versions, digests, the command line, host facts, timings and memory."""
+    def provenance(self, cached: Path) -> dict[str, Any]:
+        """Return versions, code, files, digests, seeds, device, flags, timings and memory."""
+        import torch
+
         cfg = self.cfg
         # ru_maxrss is in KiB on Linux and in bytes on macOS
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = {"peak_memory_mib": round(peak / (2**20 if sys.platform == "darwin" else 2**10))}
+        if cfg.trainer.accelerator == "gpu":
+            memory["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        purposes = {"data": "train", "model": "head", "mask": "scores"}
         return {
-            "versions": {name: version(name) for name in VERSIONS},
-            "python": platform.python_version(),
+            "versions": provenance.versions(),
+            "code": provenance.code(),
             "platform": platform.platform(),
-            "processor": platform.machine(),
-            "threads": cfg.threads,
             "accelerator": cfg.trainer.accelerator,
+            "device": provenance.device(cfg.trainer.accelerator),
+            "flags": provenance.flags(),
+            "threads": cfg.threads,
             "command": sys.argv,
+            "files": self.read,
             "digests": dict(self.identity.digests),
+            # kept here, since the fine-tuned weights themselves can be freed
+            "finetuned": {
+                "name": self.identity.finetuned,
+                "weights": store.recorded_digest(cached, "weights.safetensors"),
+            },
             "seed": cfg.seed,
+            "seeds": {kind: derive(cfg.seed, kind, of) for kind, of in purposes.items()},
             "notes": self.rows.notes,
             "seconds": self.seconds,
-            "peak_memory_mib": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+            **memory,
         }
 
 

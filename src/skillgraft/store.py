@@ -258,8 +258,8 @@ def chain(cfg: RunConfig) -> list[dict[str, Any]]:
 # Sizes
 
 
-def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
-    """Return the size that `graft.match` names: that of a run by folder, id, or selector.
+def matched_run(cfg: RunConfig, data: TaskData) -> Path | None:
+    """Return the run whose size `graft.match` names, by folder, id, or selector, or None without one.
 
     A selector's name means the whole run in the store that differs in the selector only; a run
     matches itself, so that one sweep can give `graft.match=learned` to all its selectors.
@@ -273,7 +273,7 @@ def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
             raise InputError(f"graft.match={match}: no whole run of this name in {store.root}")
         if (model := read_json(folder / "status.json")["model"]) != cfg.model.name:
             raise InputError(f"graft.match={match}: a run of another model, {model}")
-        return int(read_json(folder / "metrics.json")["region"]["size"])
+        return folder
     probe = copy.deepcopy(cfg)  # a selector that has no size does not read `sparsity` either
     probe.graft.selector = Selector(match)
     rivals = identify(probe, data).rivals
@@ -283,7 +283,13 @@ def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
         f"in {store.root} that differs in the selector only",
         f"; run it first with graft={match}, or name one",
     )
-    return int(read_json(store.run(run["id"]) / "metrics.json")["region"]["size"])
+    return store.run(run["id"])
+
+
+def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
+    """Return the size of the region of the run that `graft.match` names, or None without one."""
+    run = matched_run(cfg, data)
+    return None if run is None else int(read_json(run / "metrics.json")["region"]["size"])
 
 
 class Store:
@@ -389,6 +395,13 @@ def write_checksums(folder: Path) -> None:
         if file.name not in ("checksums.txt", "status.json")
     ]
     (folder / "checksums.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def recorded_digest(folder: Path, name: str) -> str | None:
+    """Return the sha256 of a file as a whole folder's checksums.txt has it, or None."""
+    listing = folder / "checksums.txt"
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    return next((d for d, _, n in (line.partition("  ") for line in lines) if n == name), None)
 
 
 def verify(folder: Path) -> list[str]:

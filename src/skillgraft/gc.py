@@ -1,0 +1,116 @@
+"""What of a store can be made again: caches, fine-tuned weights, partial runs, and finished jobs' folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from skillgraft import store
+from skillgraft.store import Store
+
+
+@dataclass(frozen=True)
+class Item:
+    """A folder that can be freed, its size in bytes, and the lock that guards it."""
+
+    kind: str
+    folder: Path
+    bytes: int
+    lock: str | None = None
+
+
+def freeable(place: Store) -> list[Item]:
+    """Return what can be freed now; whole runs, sweeps, and what a live process makes are left out.
+
+    While any run is being made, weights and the cache of digests stay: it may be about to read them.
+    """
+    found: list[tuple[str, Path, str | None]] = []
+    if not busy(place):
+        found += [("cache", folder, None) for folder in [place.cache] if folder.is_dir()]
+        found += [
+            ("fine-tuned weights", folder, f"finetuned-{folder.name}")
+            for folder in below(place.root / ".finetuned")
+        ]
+    found += [
+        ("partial run", folder, guard)
+        for folder in below(place.root / ".partial")
+        if not held(place, guard := folder.name.removesuffix(".old"))
+        and not set_aside(place, folder)
+    ]
+    found += [("job folder", job, None) for job in below(place.root / ".jobs") if over(place, job)]
+    return [Item(kind, folder, size(folder), guard) for kind, folder, guard in found]
+
+
+def free(place: Store, item: Item) -> bool:
+    """Delete a folder and return whether it was done: not where a process took it meanwhile."""
+    if item.lock is None:
+        shutil.rmtree(item.folder)
+        return True
+    with at_once(place, item.lock) as mine:
+        if mine:
+            shutil.rmtree(item.folder)
+    return mine
+
+
+def below(folder: Path) -> list[Path]:
+    """Return the folders in a folder, by name."""
+    return sorted(f for f in folder.glob("*") if f.is_dir())
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+
+
+@contextmanager
+def at_once(place: Store, name: str) -> Iterator[bool]:
+    """Hold a lock of the store, if nobody does; yield whether it is held."""
+    folder = place.root / ".locks"
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def held(place: Store, name: str) -> bool:
+    """Return whether a live process holds a lock of the store."""
+    if not (place.root / ".locks" / f"{name}.lock").is_file():
+        return False
+    with at_once(place, name) as mine:
+        return not mine
+
+
+def busy(place: Store) -> bool:
+    """Return whether any run or fine-tuning is being made."""
+    return any(held(place, file.stem) for file in (place.root / ".locks").glob("*.lock"))
+
+
+def set_aside(place: Store, folder: Path) -> bool:
+    """Return whether this is a whole run that a kill left aside while it was replaced: its only copy."""
+    name = folder.name.removesuffix(".old")
+    return name != folder.name and store.is_whole(folder) and not place.run(name).exists()
+
+
+def over(place: Store, job: Path) -> bool:
+    """Return whether all runs of a job folder are whole, and its sweep's record knows them by itself."""
+    jobs = [f for f in below(job) if f.name.isdigit()] or [job]  # numbers: the jobs of a sweep
+    files = [folder / store.RUN_FILE for folder in jobs]
+    if not all(file.is_file() for file in files):
+        return False
+    names = [store.read_json(file)["id"] or "" for file in files]  # null: failed before it had one
+    records = [store.read_json(file) for file in place.sweeps.glob("*/record.json")]
+    known = [set(r["runs"]) for r in records if Path(r["jobs"]).name == job.name]
+    whole = all(name and store.is_whole(place.run(name)) for name in names)
+    return whole and all(runs >= set(names) for runs in known)
