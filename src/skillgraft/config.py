@@ -23,6 +23,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
+from skillgraft import launch
 from skillgraft.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -343,9 +344,12 @@ class RunConfig:
 
 
 def register() -> None:
-    """Make the schema and the search path of the sweep files known to Hydra."""
+    """Make the schema, the search path of the sweep files and what launchers ask known to Hydra."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("skillgraft.sweeps", lambda: SWEEPS.as_uri(), replace=True)
+    OmegaConf.register_new_resolver("skillgraft.jobs", launch.jobs, replace=True)
+    OmegaConf.register_new_resolver("skillgraft.gpus", launch.gpus, replace=True)
+    launch.set_aside()
 
 
 def limits(entry: dataclasses.Field) -> str:
@@ -399,8 +403,10 @@ def explain(error: BaseException) -> str:
                 return f"{where}{key}: every key needs its value; it cannot be removed"
             return f"{where}no key '{key}' in the configuration.{nearest(key, known)}"
         return f"{where}{cause.full_key}: {first}"
+    asked = str(getattr(error, "missing_cfg_file", "")).rsplit("/", 1)[-1]
+    if line := launch.missing(asked):
+        return line
     if options := getattr(error, "options", None):
-        asked = str(getattr(error, "missing_cfg_file", "")).rsplit("/", 1)[-1]
         return f"{first}. Options: {', '.join(options)}.{nearest(asked, list(options))}"
     if match := re.search(r"Could not override '([^']+)'", str(error)):
         return f"{first}.{nearest(match[1], [name for name, _ in keys()])}"

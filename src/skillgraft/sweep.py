@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from skillgraft import config as configuration
-from skillgraft import state, store
+from skillgraft import launch, state, store
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Record(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write `STORE/sweeps/<name>-<hash>/record.json`: overrides, sweep file, claim, job folders."""
         settings = config.hydra
+        if (n_jobs := settings.launcher.get("n_jobs")) is not None:
+            warning = launch.too_many(n_jobs, config.threads, config.trainer.accelerator)
+            if warning:
+                log.warning(warning)
         choices = settings.runtime.choices
         name = "-".join(f"{g}-{choices[g]}" for g in GROUPS if choices.get(g)) or "sweep"
         overrides = [o for o in settings.overrides.task if not o.lstrip("+").startswith(SILENT)]

@@ -1,0 +1,84 @@
+"""How the jobs of a sweep share a machine, and the launchers that start them (conf/hydra/launcher/)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+# The launchers that a plugin brings, and the extra that installs it.
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+PLUGIN = "_plugin"
+
+
+class Launchers(dict[str, Any]):
+    """Hydra's stored launchers; the plugins' own are named NAME_plugin, so that presets can have NAME.
+
+    A preset has the plugin's in its defaults: the types, and the values that it leaves alone. Of one
+    name, Hydra would match the two by itself, which it deprecates. The renaming is done by the
+    dictionary because every worker process of a launcher looks for the plugins anew.
+    """
+
+    def __setitem__(self, file: str, node: Any) -> None:
+        """Store a configuration under its file name."""
+        name = file.removesuffix(".yaml")
+        super().__setitem__(f"{name}{PLUGIN}.yaml" if name in EXTRAS else file, node)
+
+
+def set_aside() -> None:
+    """Let our presets of launchers have the plugins' names, whether these have been found yet or not."""
+    groups = ConfigStore.instance().repo.setdefault("hydra", {})
+    launchers = Launchers()
+    for file, node in groups.get("launcher", {}).items():
+        launchers[file] = node
+    groups["launcher"] = launchers
+
+
+def missing(option: str) -> str | None:
+    """Return what to do where a configuration that is not found is a launcher plugin's, else None."""
+    name = option.removesuffix(PLUGIN)
+    if name not in EXTRAS or name == option:
+        return None
+    return f'hydra/launcher={name} is not installed: pip install "skillgraft[{EXTRAS[name]}]"'
+
+
+def cores() -> int:
+    """Return how many cores this process may use: a container or SLURM may give fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpus(accelerator: str, most: int | None = None) -> int | None:
+    """Return how many GPUs to ask a launcher for: `most`, or all there are here; None for a CPU."""
+    if accelerator != "gpu":
+        return None
+    if most is not None:
+        return most
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def jobs(threads: int, accelerator: str = "cpu") -> int:
+    """Return how many jobs fit at once: max(1, cores ÷ threads), on GPUs no more than there are."""
+    fit = max(1, cores() // max(1, threads))
+    found = gpus(accelerator)
+    return fit if found is None else max(1, min(fit, found))
+
+
+def too_many(n_jobs: int, threads: int, accelerator: str = "cpu") -> str | None:
+    """Return a warning where more jobs are to go at once than fit; joblib counts below 0 from all cores."""
+    at_once, fit = n_jobs if n_jobs > 0 else cores() + 1 + n_jobs, jobs(threads, accelerator)
+    if at_once <= fit:
+        return None
+    return (
+        f"hydra.launcher.n_jobs={n_jobs}: {at_once} jobs at once, with threads={threads} on "
+        f"{cores()} cores; {fit} would fit"
+    )
+
+
+def turn(job: int | None, count: int) -> int:
+    """Return which of `count` GPUs the job of a number takes: each the next; a single run the first."""
+    return (job or 0) % count

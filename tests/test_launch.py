@@ -1,0 +1,130 @@
+"""Launchers: their presets, how jobs share cores and GPUs, and the same bits whatever starts them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from runs import FEW, TINY, command, results
+
+from skillgraft import config, launch, store, sweep
+
+INSTALLED = [
+    name
+    for name in launch.EXTRAS
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
+]
+
+
+def preset(*overrides: str) -> DictConfig:
+    """Return the whole configuration with Hydra's own part."""
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("run", overrides=list(overrides), return_hydra_config=True)
+
+
+def test_every_launcher_has_its_preset() -> None:
+    files = (config.CONF / "hydra" / "launcher").glob("*.yaml")
+    assert {file.stem for file in files} == set(launch.EXTRAS)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_preset_stands_on_the_plugin(name: str) -> None:
+    """Its types and other values are the plugin's, and Hydra warns of nothing."""
+    launcher = preset(f"hydra/launcher={name}", "threads=3").hydra.launcher
+    assert launcher["_target_"].startswith("hydra_plugins.")
+    if name == "joblib":
+        assert launcher.n_jobs == launch.jobs(3)
+        assert launcher.pre_dispatch == "2*n_jobs"
+    elif name == "ray":
+        assert launcher.ray.remote == {"num_cpus": 3, "num_gpus": None}
+    else:
+        assert launcher.cpus_per_task == 3
+        assert launcher.gpus_per_node is None
+        assert launcher.submitit_folder.endswith("/.submitit/%j")
+
+
+def test_a_plugin_that_is_not_installed(tmp_path: Path) -> None:
+    """The one line says which extra to install."""
+    assert launch.missing("submitit_slurm_plugin") == (
+        'hydra/launcher=submitit_slurm is not installed: pip install "skillgraft[slurm]"'
+    )
+    assert launch.missing("submitit_slurm") is None
+    assert launch.missing("roberta_plugin") is None
+    if "ray" not in INSTALLED:
+        done = command("-m", "hydra/launcher=ray", "seed=1,2", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.strip().endswith('not installed: pip install "skillgraft[ray]"')
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "fit"), [(8, 1, 8), (8, 2, 4), (8, 3, 2), (2, 2, 1), (1, 2, 1)]
+)
+def test_jobs_at_once(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, fit: int) -> None:
+    monkeypatch.setattr(launch, "cores", lambda: cores)
+    assert launch.jobs(threads) == fit
+    assert launch.too_many(fit, threads) is None
+    assert f"{fit} would fit" in (launch.too_many(fit + 1, threads) or "")
+
+
+def test_jobs_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more at once than there are GPUs, and they take turns."""
+    monkeypatch.setattr(launch, "cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert launch.jobs(2, "gpu") == 3
+    assert launch.jobs(8, "gpu") == 2
+    assert launch.gpus("gpu") == 3
+    assert launch.gpus("gpu", 1) == 1
+    assert launch.gpus("cpu", 1) is None
+    assert [launch.turn(job, 3) for job in range(5)] == [0, 1, 2, 0, 1]
+    assert launch.turn(4, 1) == 0  # as where SLURM shows the job only its own
+    assert launch.turn(None, 3) == 0
+
+
+def test_cores_are_those_that_may_be_used() -> None:
+    assert 1 <= launch.cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("n_jobs", "warned"), [("64", True), ("-1", True), ("1", False)])
+def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    n_jobs: str,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(launch, "cores", lambda: 4)
+    monkeypatch.setattr(sweep, "begun", [])
+    cfg = preset(
+        "hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}", "threads=2", f"store={tmp_path}"
+    )
+    with caplog.at_level(logging.WARNING):
+        sweep.Record().on_multirun_start(cfg)
+    assert cfg.hydra.launcher.n_jobs == int(n_jobs)
+    assert ("2 would fit" in caplog.text) is warned
+    assert len(sweep.begun) == 1
+
+
+@pytest.mark.slow
+def test_the_same_bits_under_any_launcher(tmp_path: Path) -> None:
+    """The installed command, in processes of the launchers' own."""
+    launchers = ["basic", *(n for n in ("joblib", "submitit_local") if n in INSTALLED)]
+    made = {}
+    for name in launchers:
+        done = command(
+            "-m", "seed=13,21", *TINY, *FEW, "graft.steps=4", "graft.score_every=2",
+            f"hydra/launcher={name}", f"store={name}", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "eprecat" not in done.stderr + done.stdout
+        (record,) = (tmp_path / name / "sweeps").glob("*/record.json")
+        runs = store.read_json(record)["runs"]
+        assert ["seed13" in run for run in runs] == [True, False]
+        made[name] = {run: results(tmp_path / name / run) for run in runs}
+    assert all(made[name] == made["basic"] for name in launchers)
