@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from runs import FEW, TINY, command, results
+from runs import FEW, TINY, command, composed, results
 
-from skillgraft import config, launch, store, sweep
+from skillgraft import config, launch, stop, store, sweep
+from skillgraft.finetune import make_trainer
 
 INSTALLED = [
     name
@@ -109,6 +111,42 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
     assert cfg.hydra.launcher.n_jobs == int(n_jobs)
     assert ("2 would fit" in caplog.text) is warned
     assert len(sweep.begun) == 1
+
+
+def test_the_variables_of_slurm_are_not_lightnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is one process on one device, though the job may have more tasks, and is queued by submitit."""
+    for name, value in (("JOB_ID", "7"), ("NTASKS", "4"), ("PROCID", "0"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = make_trainer(composed(), 1, tmp_path)
+    assert trainer.world_size == 1
+    assert trainer.num_nodes == 1
+
+
+def test_submitit_queues_a_job_again_once_its_run_has_ended() -> None:
+    """Its handler of the scheduler's signal comes last, and ends the process with a code of its own."""
+    came = []
+
+    def queue_again(number: int, _frame: object) -> None:
+        came.append("queued")
+        raise SystemExit(144)
+
+    def run() -> None:
+        with stop.watching():
+            try:
+                signal.raise_signal(signal.SIGUSR2)
+            finally:
+                came.append("ended")
+
+    before = signal.signal(signal.SIGUSR2, queue_again)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert caught.value.code == 144
+    assert came == ["ended", "queued"]
 
 
 @pytest.mark.slow

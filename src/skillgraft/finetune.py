@@ -323,9 +323,10 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
     """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
     progress = cfg.trainer.progress
     bar = sys.stderr.isatty() if progress is None else progress
+    gpu = cfg.trainer.accelerator == "gpu"
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=1,
+        devices=[torch.cuda.current_device()] if gpu else 1,
         precision=cfg.trainer.precision,  # type: ignore[arg-type]
         max_epochs=1,
         limit_train_batches=steps,

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, provenance, state, stop, store
+from skillgraft import config, data, launch, provenance, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
 from skillgraft.seeds import derive
@@ -125,6 +126,15 @@ class Panel:
         frame.to_parquet(path, index=False)
 
 
+def job_number() -> int | None:
+    """Return the number of this job in its sweep, or None outside of one."""
+    if not HydraConfig.initialized():
+        return None
+    settings = cast(DictConfig, HydraConfig.get())
+    number = OmegaConf.select(settings, "job.num")  # a missing value gives None
+    return None if number is None else int(number)
+
+
 def discard(row: Mapping[str, Any]) -> None:
     """Log nothing: the curves of comparison models are not kept."""
 
@@ -192,6 +202,8 @@ class Making:
         if gpu:  # the variable is what cuBLAS wants for the same bits, before its first use
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+            # the current device is what "cuda" means from here on, and what Lightning is given
+            torch.cuda.set_device(launch.turn(job_number(), torch.cuda.device_count()))
         self.read = provenance.files(cfg, self.place.cache / "digests")
         folder = checkpoint.locate(cfg.model)
         tokenizer = model.load_tokenizer(folder)

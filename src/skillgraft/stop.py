@@ -34,7 +34,11 @@ def handle(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Heed the signals inside a `with` block; only a process's main thread can."""
+    """Heed the signals inside a `with` block; only a process's main thread can.
+
+    Where submitit waits for a scheduler's signal, it is handed on once the run has ended: submitit
+    queues the job again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -42,6 +46,11 @@ def watching() -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
+    except Interrupted as error:
+        theirs = before[signal.SIGUSR2]
+        if error.name == "SIGUSR2" and callable(theirs):
+            theirs(signal.SIGUSR2, None)
+        raise
     finally:
         for number, handler in before.items():
             # None: set by something that is not Python, which cannot be put back from here
