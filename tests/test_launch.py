@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from runs import FEW, TINY, command, composed, results
 
-from skillgraft import config, launch, stop, store, sweep
+from skillgraft import config, launch, state, stop, store, sweep
 from skillgraft.finetune import make_trainer
 
 INSTALLED = [
@@ -147,6 +148,20 @@ def test_submitit_queues_a_job_again_once_its_run_has_ended() -> None:
         signal.signal(signal.SIGUSR2, before)
     assert caught.value.code == 144
     assert came == ["ended", "queued"]
+
+
+def test_a_job_that_is_queued_again_counts_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state.write(tmp_path / sweep.PLAN, planned=[["seed=1"], ["seed=2"]], started=time.time())
+    for number, became in ((0, state.INTERRUPTED), (1, state.WHOLE), (0, state.WHOLE)):
+        (tmp_path / str(number)).mkdir(exist_ok=True)
+        state.write(tmp_path / str(number) / store.RUN_FILE, state=became)
+        with caplog.at_level(logging.INFO):
+            sweep.progress(tmp_path / str(number))
+    assert [record.message.partition(", about")[0] for record in caplog.records] == [
+        "job 1 of 2, 1 failed", "job 2 of 2, 1 failed", "job 2 of 2, 0 failed",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -86,10 +86,12 @@ def progress(job: Path) -> None:
     """
     record = store.read_json(job / store.RUN_FILE) if (job / store.RUN_FILE).is_file() else {}
     with (job.parent / ENDED).open("a") as ended:  # one short line: appended whole
-        ended.write(f"{record.get('state', state.FAILED)}\n")
+        ended.write(f"{job.name} {record.get('state', state.FAILED)}\n")
     if not (job.parent / PLAN).is_file():
         return
-    plan, states = store.read_json(job.parent / PLAN), (job.parent / ENDED).read_text().split()
+    plan, lines = store.read_json(job.parent / PLAN), (job.parent / ENDED).read_text().splitlines()
+    # of a job that was queued again, the last
+    states = list(dict(line.rsplit(maxsplit=1) for line in lines).values())
     done, total = len(states), len(plan["planned"])
     left = timedelta(seconds=round((time.time() - plan["started"]) / done * (total - done)))
     failed = done - states.count(state.WHOLE)
