@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from skillgraft import checkpoint
+from skillgraft import checkpoint, lease
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
@@ -299,6 +298,7 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self.cache = self.root / ".cache"
         self.sweeps = self.root / "sweeps"
+        self.leases: list[lease.Lease] = []  # held at this moment through this object
 
     def run(self, name: str) -> Path:
         """Return the folder of a whole run."""
@@ -320,25 +320,28 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of a run or a fine-tuning; whoever else wants it waits."""
-        folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("waiting: another process is making %s", name)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        """Hold the lease of a run or a fine-tuning; whoever else wants it waits."""
+        with lease.hold(self.lease(name)) as held:
+            self.leases.append(held)
+            try:
+                yield
+            finally:
+                self.leases.remove(held)
+
+    def lease(self, name: str) -> Path:
+        """Return where the lease of a run or a fine-tuning is, for `lease.holder`."""
+        return self.root / ".locks" / f"{name}.lock"
 
     def publish(self, partial: Path, target: Path, status: Mapping[str, Any]) -> None:
-        """Write checksums and status, and rename: from here on the folder is whole."""
+        """Write checksums and status, and rename: from here on the folder is whole.
+
+        Raises lease.LeaseLost where another process has meanwhile taken over from this one.
+        """
         write_checksums(partial)
         write_json(partial / "status.json", {"state": "whole", **status})
         target.parent.mkdir(parents=True, exist_ok=True)
+        for held in self.leases:
+            held.check()
         if target.exists():
             old = partial.with_name(f"{partial.name}.old")
             shutil.rmtree(old, ignore_errors=True)
