@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from skillgraft import config, data, launch, provenance, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
+from skillgraft.index import flatten, metric_of
 from skillgraft.seeds import derive
 from skillgraft.store import Identity, Store
 
@@ -424,7 +425,7 @@ class Making:
         """Return the graft of a whole run that differs in comparison models only, if there is one."""
         from skillgraft.graft import Graft, GraftError
 
-        same = (run for run in self.place.runs() if run.get("region") == self.identity.region)
+        same = self.place.runs("region", self.identity.region)
         found = next((run["id"] for run in same if run["id"] != self.identity.id), None)
         if found is None:
             return None
@@ -651,7 +652,7 @@ class Making:
         tracker: Tracker,
     ) -> None:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
-        from skillgraft import compare, evaluate, figure
+        from skillgraft import compare, figure
 
         tests = {model: predictions[model]["test"] for model in MODELS}
         title = f"{self.cfg.task.name}, {self.identity.group}, seed {self.cfg.seed}"
@@ -670,7 +671,7 @@ class Making:
             tracker.image(
                 "overlap_map", figure.save(drawing, self.folder / "figures" / "overlap.png")
             )
-        tracker.summarize(evaluate.flatten(metrics))
+        tracker.summarize(flatten(metrics))
         tracker.summarize({"overlap/compared": len(overlap)})
         for other, values in overlap.items():
             scalars = {k: v for k, v in values.items() if k != "run"}
@@ -758,14 +759,12 @@ def show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from skillgraft import evaluate
-
     metrics, status = (
         store.read_json(folder / "metrics.json"),
         store.read_json(folder / "status.json"),
     )
     region, test = metrics["region"], metrics["graft"]["test"]
-    metric = evaluate.metric_of(test)
+    metric = metric_of(test)
     heading = (
         f"{status['task']}, {status['selector']} region of {region['size']:,} of "
         f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}"
@@ -787,7 +786,7 @@ def show(folder: Path) -> None:
         return "–" if value is None else format(value, form)
 
     for split, measured in metrics["graft"].items():
-        own = evaluate.metric_of(measured)  # another task of a mixture may have another
+        own = metric_of(measured)  # another task of a mixture may have another
         table.add_row(
             split if own == metric else f"{split} ({own})",
             *(number(metrics[model][split][own], ".3f") for model in MODELS),

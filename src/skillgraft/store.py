@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from skillgraft import checkpoint, lease
+from skillgraft import checkpoint, index, lease
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
@@ -183,9 +183,9 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
         options = (Path(path).expanduser(), place.run(path))
         known = next((option.absolute() for option in options if option.exists()), None)
         if known is None:
-            wanted = (shared, path, by, cfg.sparsity)
-            of = ("finetuned", "task", "selector", "sparsity")
-            runs = [run for run in place.runs() if tuple(run[name] for name in of) == wanted]
+            wanted, of = (path, by, cfg.sparsity), ("task", "selector", "sparsity")
+            alike = place.runs("finetuned", shared)
+            runs = [run for run in alike if tuple(run[name] for name in of) == wanted]
             known = place.run(
                 the_one(
                     runs,
@@ -229,7 +229,7 @@ def resolve_after(cfg: RunConfig) -> None:
     elif earlier := sequence[: sequence.index(cfg.task.name)] if sequence else []:
         wanted = stage(cfg, earlier)
         run = the_one(
-            [run for run in place.runs() if run.get("stage") == wanted],
+            list(place.runs("stage", wanted)),
             "model.sequence",
             f"of this setting as the stage {' > '.join(earlier)} in {place.root}",
             "; run the tasks in their order, or name one with model.after",
@@ -277,7 +277,7 @@ def matched_run(cfg: RunConfig, data: TaskData) -> Path | None:
     probe.graft.selector = Selector(match)
     rivals = identify(probe, data).rivals
     run = the_one(
-        [run for run in store.runs() if (run["rivals"], run["selector"]) == (rivals, match)],
+        [run for run in store.runs("rivals", rivals) if run["selector"] == match],
         f"graft.match={match}",
         f"in {store.root} that differs in the selector only",
         f"; run it first with graft={match}, or name one",
@@ -360,18 +360,9 @@ class Store:
             else:
                 old.rename(self.run(name))
 
-    def runs(self) -> Iterator[dict[str, Any]]:
-        """Yield the status record of every whole run, by name."""
-        if not self.root.is_dir():
-            return
-        for folder in sorted(self.root.iterdir()):
-            if folder.name.startswith("."):
-                continue
-            try:
-                status = read_json(folder / "status.json")
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # not a run, or just being replaced by force=true
-            yield status
+    def runs(self, key: str | None = None, value: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the status record of every whole run, by name; with a key of index.KEYS, of some."""
+        return index.runs(self.root, key, value)
 
 
 def is_whole(folder: Path) -> bool:
