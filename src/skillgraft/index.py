@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from skillgraft.lease import file_time
 
@@ -66,19 +66,21 @@ def row_of(
     return row | flatten({"overlap": overlap}) | {"overlap/compared": len(overlap)}
 
 
-def stamp(folder: str) -> str | None:
-    """Return what tells the folder's status.json from another one, or None where it has none."""
+def stamp(path: str | Path) -> str | None:
+    """Return what tells a file or folder from its next version, or None where there is none."""
     try:
-        stat = os.stat(f"{folder}/status.json")  # noqa: PTH116  for thousands of folders
+        stat = os.stat(path)  # noqa: PTH116  for thousands of folders
     except (FileNotFoundError, NotADirectoryError):
-        return None  # not a run, or just being replaced by force=true
+        return None
     return f"{stat.st_mtime_ns} {stat.st_ino} {stat.st_size}"
 
 
 def scan(root: Path) -> dict[str, str]:
     """Return the stamp of every whole run by the name of its folder."""
     with os.scandir(root) as entries:
-        found = {e.name: stamp(e.path) for e in entries if not e.name.startswith(".")}
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    found = {name: stamp(f"{root}/{name}/status.json") for name in names}
+    # None: not a run, or just being replaced by force=true
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -176,17 +178,22 @@ def query(
     return in_memory(root).execute(what, arguments).fetchall()
 
 
+def alike(root: Path, key: str, value: str) -> list[tuple[str, str, str]]:
+    """Return name, stamp and status as JSON of the whole runs with this value of a key of KEYS."""
+    what = f"SELECT name, stamp, status FROM runs WHERE {key} = ? ORDER BY name"
+    found = query(root, what, (value,), scanning=False)
+    if any(stamp(f"{root}/{name}/status.json") != stamped for name, stamped, _ in found):
+        found = query(root, what, (value,))  # altered by hand, below the root
+    return cast(list[tuple[str, str, str]], found)
+
+
 def runs(root: Path, key: str | None = None, value: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the status record of every whole run by name, or of those with this value of a key of KEYS."""
     if key is None:
-        for (status,) in query(root, "SELECT status FROM runs ORDER BY name"):
-            yield json.loads(status)
-        return
-    what = f"SELECT name, stamp, status FROM runs WHERE {key} = ? ORDER BY name"
-    found = query(root, what, (value,), scanning=False)
-    if any(stamp(f"{root}/{name}") != stamped for name, stamped, _ in found):
-        found = query(root, what, (value,))  # altered by hand, below the root
-    for _, _, status in found:
+        found = query(root, "SELECT status FROM runs ORDER BY name")
+    else:
+        found = [(status,) for _, _, status in alike(root, key, value or "")]
+    for (status,) in found:
         yield json.loads(status)
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, launch, provenance, state, stop, store
+from skillgraft import config, data, known, launch, provenance, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
 from skillgraft.index import flatten, metric_of
@@ -62,6 +63,10 @@ def find_or_make(
     cfg: RunConfig, folders: Sequence[Path], job: Path | None, record: dict[str, Any]
 ) -> Path:
     """Return the folder of a run, found whole or made; `record` is told its id."""
+    answer = known.entry(cfg, folders)
+    if answer is not None and (folder := known.recall(answer)) is not None:
+        record["id"] = folder.name
+        return found(folder)
     config.check(cfg)
     cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.expand(cfg, list(folders))
@@ -72,12 +77,15 @@ def find_or_make(
             continue  # a task that comes back is measured as the run's own
         task = OmegaConf.merge(OmegaConf.structured(TaskConfig), stage["config"].task)
         cfg.others[stage["task"]] = cast(TaskConfig, task)
+    read = known.reads(cfg, folders) if answer is not None else None
     rows = data.load(cfg)
     store.resolve_paths(cfg, rows)
     size = store.matched_size(cfg, rows)
     identity = store.identify(cfg, rows, size)
     place = Store(cfg.store)
     record["id"] = identity.id  # so that a sweep knows its runs, under any launcher
+    if answer is not None and read is not None:
+        known.remember(answer, read, cfg, rows, size, identity)
     if store.is_whole(place.run(identity.id)) and not cfg.force:
         return found(place.run(identity.id))
     for note in rows.notes:
@@ -95,7 +103,10 @@ def find_or_make(
 
 
 def found(folder: Path) -> Path:
-    """Say that a run is there already, and show it."""
+    """Say that a run is there already, and show it; one line alone where it is one of many."""
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        log.info("already whole: %s", folder.name)
+        return folder
     log.info("already whole, nothing to do (force=true runs it again)")
     show(folder)
     return folder

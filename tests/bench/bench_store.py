@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,9 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import composed
-from stores import SELECTORS, add, status
+from stores import add, pretend, status
 
-from skillgraft import config, index, store
+from skillgraft import config, index, run
 
 
 def say(what: str, runs: int, **figures: float) -> None:
@@ -45,33 +45,19 @@ def measured(*command: str) -> dict[str, float]:
 
 
 def jobs(root: Path, number: int, runs: int, *overrides: str) -> None:
-    """Say what it takes to find a run whole, a job, beside Hydra's composing."""
-    from skillgraft.run import run
+    """Say what a job adds to Hydra's composing: one that is new, and one whose run is whole."""
 
-    wall, cpu = [], []
-    for n in range(number):
+    def take(n: int) -> tuple[float, float]:
         cfg = composed(f"store={root}", f"seed={n}", *overrides)
         start, busy = time.perf_counter(), time.process_time()
-        run(cfg, [config.CONF])
-        wall.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - busy)
+        run.run(cfg, [config.CONF])
+        return time.perf_counter() - start, time.process_time() - busy
+
     kind = " ".join(o for o in overrides if not o.startswith(("logger", "threads")))
-    half = sorted(wall)[number // 2], sorted(cpu)[number // 2]
-    say(f"skip a whole run {kind}", runs, wall=half[0], cpu=half[1], first=wall[0])
-
-
-def whole(root: Path, number: int, *overrides: str) -> None:
-    """Put the runs of a sweep over seeds into the store, without making them."""
-    from skillgraft import data
-
-    for n in range(number):
-        cfg = composed(f"store={root}", f"seed={n}", *overrides)
-        cfg.task.verbalizer = config.verbalizer(cfg.task)
-        config.expand(cfg, [config.CONF])
-        store.absolute_paths(cfg)
-        rows = data.load(cfg)
-        identity = store.identify(cfg, rows, store.matched_size(cfg, rows))
-        add(root, n, id=identity.id, selector=cfg.graft.selector.value, rivals=identity.rivals)
+    for name in ("name a run", "skip a whole run"):
+        taken = [take(n) for n in range(number)]
+        wall, cpu = (statistics.median(column) for column in zip(*taken, strict=True))
+        say(f"{name}, {kind}", runs, wall=wall, cpu=cpu)
 
 
 def main() -> None:
@@ -80,7 +66,6 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=50)
     arguments = parser.parse_args()
     runs = arguments.runs
-    logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         start = time.perf_counter()
@@ -96,12 +81,11 @@ def main() -> None:
         for n in range(100):
             list(index.runs(root, "rivals", status(n)["rivals"]))
         say("look up runs by a key", runs, wall=(time.perf_counter() - start) / 100)
+        run.Making.make = pretend  # type: ignore[method-assign]
+        run.show = str  # type: ignore[assignment]  # nothing, as in a multirun
         common = ("logger=none", "threads=1")
-        for overrides in (("graft=movement",), ("graft=movement", "graft.match=random")):
-            if len(overrides) == 2:
-                whole(root, arguments.jobs, *common, f"graft={SELECTORS[2]}")
-            whole(root, arguments.jobs, *common, *overrides)
-            jobs(root, arguments.jobs, runs, *common, *overrides)
+        jobs(root, arguments.jobs, runs, *common, "graft=random")
+        jobs(root, arguments.jobs, runs, *common, "graft=movement", "graft.match=random")
 
 
 if __name__ == "__main__":
