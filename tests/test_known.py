@@ -92,9 +92,7 @@ def test_file_that_comes_into_a_data_folder(made: Made, tmp_path: Path) -> None:
 
 def test_another_run_to_match(made: Made, tmp_path: Path) -> None:
     matching = ("graft=movement", "graft.match=random")
-    random = made()
-    made(*matching)  # is a rival itself, of which the first note does not know
-    folder = made(*matching)
+    random, folder = made(), made(*matching)
     assert recalled(tmp_path, *matching) == folder
     metrics = store.read_json(random / "metrics.json")
     metrics["region"]["size"] += 1

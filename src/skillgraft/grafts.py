@@ -51,17 +51,27 @@ def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
 @app.command("list")
 def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
     """List every whole run with its test metrics.  Example: grafts list runs"""
-    import pandas as pd
-
     place, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
     chosen = [
         c for c in store.MEASURES if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))
     ]
-    shown = ["id", *names, *chosen]
-    frame = pd.DataFrame(index.columns(place.root, shown), columns=shown)
-    if frame.empty:
+    lines = index.columns(place.root, [*names, "id", *chosen])
+    if not lines:
         fail(f"{place.root}: no whole run in it")
-    echo_table(frame.sort_values(names).drop(columns=[] if as_json else names), as_json)
+    lines.sort(key=lambda line: [(value is None, value) for value in line[: len(names)]])
+    if as_json:
+        records = [dict(zip([*names, "id", *chosen], line, strict=True)) for line in lines]
+        return typer.echo(json.dumps(records, indent=1))
+    # not by pandas, whose import takes as long as all the rest
+    from tabulate import tabulate
+
+    cells = [
+        [f"{value:.4f}" if isinstance(value, float) else value for value in line[len(names) :]]
+        for line in lines
+    ]
+    sides = ["left", *["right"] * len(chosen)]
+    options: dict[str, Any] = {"tablefmt": "pipe", "missingval": "–", "disable_numparse": True}
+    return typer.echo(tabulate(cells, ["id", *chosen], colalign=sides, **options))
 
 
 @app.command()

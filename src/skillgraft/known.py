@@ -70,15 +70,16 @@ def recall(file: Path) -> Path | None:
     if any(index.stamp(path) != was for path, was in known["read"].items()):
         return None
     root = file.parents[2]
-    if known["rivals"] is not None and candidates(root, known["rivals"]) != known["candidates"]:
+    if (sought := known["sought"]) is not None and candidates(root, *sought) != known["found"]:
         return None
     folder = Store(root).run(known["id"])
     return folder if is_whole(folder) else None
 
 
-def candidates(root: Path, rivals: str) -> list[list[str]]:
+def candidates(root: Path, rivals: str, match: str) -> list[list[str]]:
     """Return the runs from which `graft.match` chooses, each with its stamp."""
-    return [[name, stamp] for name, stamp, _ in index.alike(root, "rivals", rivals)]
+    found = index.alike(root, "rivals", rivals)
+    return [[name, stamp] for name, stamp, run in found if json.loads(run)["selector"] == match]
 
 
 def reads(cfg: RunConfig, folders: Sequence[Path]) -> dict[str, str | None] | None:
@@ -105,12 +106,10 @@ def remember(
     identity: Identity,
 ) -> None:
     """Keep which run a job is, with what was read to find it."""
-    known: dict[str, Any] = {"id": identity.id, "read": read, "rivals": None}
+    known: dict[str, Any] = {"id": identity.id, "read": read, "sought": None}
     if size is not None:
-        known |= {
-            "rivals": identity.rivals,
-            "candidates": candidates(file.parents[2], identity.rivals),
-        }
+        sought = (identity.rivals, str(cfg.graft.match))
+        known |= {"sought": sought, "found": candidates(file.parents[2], *sought)}
         if matched_size(cfg, rows) != size:  # another run came between the two looks
             return
     file.parent.mkdir(parents=True, exist_ok=True)
