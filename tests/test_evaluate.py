@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from skillgraft import evaluate
+from skillgraft import evaluate, index
 from skillgraft.config import Metric
 from skillgraft.prompt import Encoded
 
@@ -331,7 +331,7 @@ def test_frame_round_trip(tmp_path: Path) -> None:
     ],
 )
 def test_flatten(nested: dict[str, Any], flat: dict[str, Any]) -> None:
-    assert evaluate.flatten(nested) == flat
+    assert index.flatten(nested) == flat
 
 
 # ---------------------------------------------------------------------------------- predict

@@ -17,8 +17,8 @@ from safetensors import safe_open
 
 from skillgraft import store
 from skillgraft.errors import InputError
-from skillgraft.evaluate import flatten
 from skillgraft.graft import Graft
+from skillgraft.index import flatten
 from skillgraft.seeds import derive
 
 

@@ -154,3 +154,4 @@ def test_the_same_sweep_again_has_the_same_record(swept: tuple[Path, str]) -> No
     )  # fmt: skip
     assert len(list((root / "sweeps").iterdir())) == 1
     assert again.stdout.count("already whole") + again.stderr.count("already whole") == 2
+    assert "fine-" not in again.stdout.split("already whole")[1]  # a line, no table

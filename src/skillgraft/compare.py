@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from skillgraft import evaluate, region
-from skillgraft.graft import Graft, GraftError
-from skillgraft.store import Identity, Store, read_json
+from skillgraft import index
+from skillgraft.store import Identity, Store
+
+if TYPE_CHECKING:
+    from skillgraft.graft import Graft
 
 log = logging.getLogger(__name__)
 
 
 def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) -> pd.DataFrame:
     """Return the bins of every model's reliability diagram in one table."""
+    from skillgraft import evaluate
+
     parts = [
         evaluate.reliability(probabilities, labels).reset_index().assign(model=model)
         for model, probabilities in tests.items()
@@ -32,10 +37,13 @@ def with_peers(
 
     Peers are the whole runs whose configuration differs in task and data only.
     """
+    from skillgraft import region
+    from skillgraft.graft import Graft, GraftError
+
     regions = {task: graft.region()}
     overlap: dict[str, dict[str, Any]] = {}
-    for run in place.runs():
-        if run["peers"] != identity.peers or run["task"] in regions:
+    for run in place.runs("peers", identity.peers):
+        if run["task"] in regions:
             continue
         try:
             other = Graft.load(place.run(run["id"]) / "graft.safetensors")
@@ -63,22 +71,19 @@ def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
 
     `…/score` is the task's own metric; `config/…` are the values that name the run.
     """
-    rows = []
-    for status in place.runs():
-        if only is not None and status["id"] not in only:
-            continue
-        folder = place.run(status["id"])
-        metrics, overlap = (read_json(folder / f"{n}.json") for n in ("metrics", "overlap"))
-        row = {name: value for name, value in status.items() if name != "config"}
-        row |= {f"config/{name}": value for name, value in status.get("config", {}).items()}
-        row |= evaluate.flatten(metrics)
-        for model, splits in metrics.items():
-            for split, measured in splits.items() if isinstance(splits, dict) else ():
-                if isinstance(measured, dict) and "accuracy" in measured:
-                    row[f"{model}/{split}/score"] = measured[evaluate.metric_of(measured)]
-        row |= evaluate.flatten({"overlap": overlap}) | {"overlap/compared": len(overlap)}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    chosen = None if only is None else set(only)
+    rows = [row for name, row in index.rows(place.root) if chosen is None or name in chosen]
+    columns: dict[str, list[Any]] = {}
+    for n, row in enumerate(
+        rows
+    ):  # one at a time: ten thousand as objects are many times their size
+        for name, value in json.loads(row).items():
+            column = columns.setdefault(name, [])
+            column.extend([np.nan] * (n - len(column)))
+            column.append(value)
+    for column in columns.values():
+        column.extend([np.nan] * (len(rows) - len(column)))
+    return pd.DataFrame(columns)
 
 
 def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -87,17 +92,27 @@ def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     An undefined value is left out of the mean. Without a second seed there is no deviation.
     """
 
-    def cell(values: pd.Series) -> str:
-        present = values.dropna()
-        if present.empty:
-            return "–"
-        form = ",.0f" if present.abs().max() >= 100 else ".3f"  # a count, or a share
-        spread = f" ± {present.std():{form}}" if len(present) > 1 else ""
-        return f"{present.mean():{form}}{spread}"
-
     keys = ["model", "task", "selector", "sparsity"]
     # runs of other steps, shots, learning rates … are other settings, in rows of their own
-    groups = frame.groupby([*keys, "setting"], sort=True)
-    table = groups[list(columns)].agg(cell)
-    table.insert(0, "n", groups.size())
-    return table.reset_index().drop(columns="setting")
+    groups = frame.astype(dict.fromkeys(columns, float)).groupby([*keys, "setting"], sort=True)
+    table = groups.size().rename("n").reset_index()
+    by = groups[list(dict.fromkeys(columns))]
+    count, mean, spread = (
+        getattr(by, f)().reset_index(drop=True) for f in ("count", "mean", "std")
+    )
+    least, most = (getattr(by, f)().reset_index(drop=True) for f in ("min", "max"))
+    for name in dict.fromkeys(columns):
+        large = np.maximum(least[name].abs(), most[name].abs()) >= 100  # a count, or a share
+        table[name] = [
+            cell(*values)
+            for values in zip(count[name], mean[name], spread[name], large, strict=True)
+        ]
+    return table.drop(columns="setting")
+
+
+def cell(count: int, mean: float, spread: float, large: bool) -> str:
+    """Return mean ± standard deviation for a table; a dash where there is no value."""
+    if not count:
+        return "–"
+    form = ",.0f" if large else ".3f"
+    return f"{mean:{form}}" + (f" ± {spread:{form}}" if count > 1 else "")

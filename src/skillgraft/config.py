@@ -602,7 +602,8 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
         )
         if value != default:
             values[name] = value
-    return {name: value for name, value in values.items() if name not in idle(cfg)}
+    unread = idle(cfg)
+    return {name: value for name, value in values.items() if name not in unread}
 
 
 def idle(cfg: RunConfig) -> set[str]:

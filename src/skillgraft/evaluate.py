@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,11 +86,6 @@ def matthews(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> floa
     n, right = len(truth), float((predicted == truth).sum())
     below = (n * n - said @ said) * (n * n - true @ true)
     return float((right * n - said @ true) / below.sqrt()) if below > 0 else 0.0
-
-
-def metric_of(measured: Mapping[str, Any]) -> str:
-    """Return the name of the task's own metric among those measured: F1, Matthews, or else accuracy."""
-    return next((name for name in ("f1", "matthews") if name in measured), "accuracy")
 
 
 def finite(value: float | None) -> float | None:
@@ -219,14 +213,3 @@ def from_frame(frame: pd.DataFrame) -> dict[str, Predictions]:
 def read_predictions(path: Path) -> dict[str, Predictions]:
     """Return the predictions stored in a parquet file."""
     return from_frame(pd.read_parquet(path))
-
-
-def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested metrics as one mapping whose names are joined by '/': the keys of W&B and tables."""
-    out: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            out |= flatten(value, f"{prefix}{name}/")
-        else:
-            out[prefix + name] = value
-    return out

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from skillgraft import store
+from skillgraft import lease, store
 from skillgraft.store import Store
 
 
@@ -51,7 +47,7 @@ def free(place: Store, item: Item) -> bool:
     if item.lock is None:
         shutil.rmtree(item.folder)
         return True
-    with at_once(place, item.lock) as mine:
+    with lease.at_once(place.lease(item.lock)) as mine:
         if mine:
             shutil.rmtree(item.folder)
     return mine
@@ -67,34 +63,14 @@ def size(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
 
 
-@contextmanager
-def at_once(place: Store, name: str) -> Iterator[bool]:
-    """Hold a lock of the store, if nobody does; yield whether it is held."""
-    folder = place.root / ".locks"
-    folder.mkdir(exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
 def held(place: Store, name: str) -> bool:
-    """Return whether a live process holds a lock of the store."""
-    if not (place.root / ".locks" / f"{name}.lock").is_file():
-        return False
-    with at_once(place, name) as mine:
-        return not mine
+    """Return whether a live process makes the run or fine-tuning of this name."""
+    return lease.holder(place.lease(name)) is not None
 
 
 def busy(place: Store) -> bool:
     """Return whether any run or fine-tuning is being made."""
-    return any(held(place, file.stem) for file in (place.root / ".locks").glob("*.lock"))
+    return any(lease.holder(path) is not None for path in (place.root / ".locks").glob("*.lock"))
 
 
 def set_aside(place: Store, folder: Path) -> bool:

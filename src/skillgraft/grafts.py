@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from skillgraft import store
+from skillgraft import index, store
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def metrics_of(place: Store) -> pd.DataFrame:
-    """Return a row a whole run, or end with an error where there is none."""
-    from skillgraft import compare
-
-    frame = compare.collect(place)
-    if frame.empty:
-        fail(f"{place.root}: no whole run in it")
-    return frame
 
 
 def fail(message: str) -> NoReturn:
@@ -61,13 +51,27 @@ def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
 @app.command("list")
 def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
     """List every whole run with its test metrics.  Example: grafts list runs"""
-    names = ["task", "model", "selector", "sparsity", "seed"]
-    frame = metrics_of(Store(root))
+    place, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
     chosen = [
         c for c in store.MEASURES if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))
     ]
-    table = frame[["id", *names, *chosen]].sort_values(names).drop(columns=[] if as_json else names)
-    echo_table(table, as_json)
+    lines = index.columns(place.root, [*names, "id", *chosen])
+    if not lines:
+        fail(f"{place.root}: no whole run in it")
+    lines.sort(key=lambda line: [(value is None, value) for value in line[: len(names)]])
+    if as_json:
+        records = [dict(zip([*names, "id", *chosen], line, strict=True)) for line in lines]
+        return typer.echo(json.dumps(records, indent=1))
+    # not by pandas, whose import takes as long as all the rest
+    from tabulate import tabulate
+
+    cells = [
+        [f"{value:.4f}" if isinstance(value, float) else value for value in line[len(names) :]]
+        for line in lines
+    ]
+    sides = ["left", *["right"] * len(chosen)]
+    options: dict[str, Any] = {"tablefmt": "pipe", "missingval": "–", "disable_numparse": True}
+    return typer.echo(tabulate(cells, ["id", *chosen], colalign=sides, **options))
 
 
 @app.command()
@@ -81,7 +85,10 @@ def table(
     """Mean ± standard deviation over seeds, and n, a row a setting.  Example: grafts table runs"""
     from skillgraft import compare
 
-    frame, names = metrics_of(Store(root)), columns.split(",")
+    place, names = Store(root), columns.split(",")
+    frame = compare.collect(place)
+    if frame.empty:
+        fail(f"{place.root}: no whole run in it")
     if unknown := [name for name in names if name not in frame.columns]:
         fail(f"--columns: no metric {unknown[0]} in {root}")
     echo_table(compare.over_seeds(frame, names), as_json)

@@ -195,7 +195,7 @@ def compare(made: Mapping[Path, Path]) -> list[Difference]:
 
 def differences(stored: Path, made: Path) -> list[Difference]:
     """Return every metric, prediction file, weight digest and identity value in which two runs differ."""
-    from skillgraft.evaluate import flatten
+    from skillgraft.index import flatten
 
     old, new = (store.read_json(f / "status.json") for f in (stored, made))
     metrics = [flatten(store.read_json(f / "metrics.json")) for f in (stored, made)]

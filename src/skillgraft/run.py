@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, launch, provenance, state, stop, store
+from skillgraft import config, data, known, launch, provenance, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
+from skillgraft.index import flatten, metric_of
 from skillgraft.seeds import derive
 from skillgraft.store import Identity, Store
 
@@ -61,6 +63,10 @@ def find_or_make(
     cfg: RunConfig, folders: Sequence[Path], job: Path | None, record: dict[str, Any]
 ) -> Path:
     """Return the folder of a run, found whole or made; `record` is told its id."""
+    answer = known.entry(cfg, folders)
+    if answer is not None and (folder := known.recall(answer)) is not None:
+        record["id"] = folder.name
+        return found(folder)
     config.check(cfg)
     cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.expand(cfg, list(folders))
@@ -71,12 +77,15 @@ def find_or_make(
             continue  # a task that comes back is measured as the run's own
         task = OmegaConf.merge(OmegaConf.structured(TaskConfig), stage["config"].task)
         cfg.others[stage["task"]] = cast(TaskConfig, task)
+    read = known.reads(cfg, folders) if answer is not None else None
     rows = data.load(cfg)
     store.resolve_paths(cfg, rows)
     size = store.matched_size(cfg, rows)
     identity = store.identify(cfg, rows, size)
     place = Store(cfg.store)
     record["id"] = identity.id  # so that a sweep knows its runs, under any launcher
+    if answer is not None and read is not None:
+        known.remember(answer, read, cfg, rows, size, identity)
     if store.is_whole(place.run(identity.id)) and not cfg.force:
         return found(place.run(identity.id))
     for note in rows.notes:
@@ -94,7 +103,10 @@ def find_or_make(
 
 
 def found(folder: Path) -> Path:
-    """Say that a run is there already, and show it."""
+    """Say that a run is there already, and show it; one line alone where it is one of many."""
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        log.info("already whole: %s", folder.name)
+        return folder
     log.info("already whole, nothing to do (force=true runs it again)")
     show(folder)
     return folder
@@ -424,7 +436,7 @@ class Making:
         """Return the graft of a whole run that differs in comparison models only, if there is one."""
         from skillgraft.graft import Graft, GraftError
 
-        same = (run for run in self.place.runs() if run.get("region") == self.identity.region)
+        same = self.place.runs("region", self.identity.region)
         found = next((run["id"] for run in same if run["id"] != self.identity.id), None)
         if found is None:
             return None
@@ -651,7 +663,7 @@ class Making:
         tracker: Tracker,
     ) -> None:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
-        from skillgraft import compare, evaluate, figure
+        from skillgraft import compare, figure
 
         tests = {model: predictions[model]["test"] for model in MODELS}
         title = f"{self.cfg.task.name}, {self.identity.group}, seed {self.cfg.seed}"
@@ -670,7 +682,7 @@ class Making:
             tracker.image(
                 "overlap_map", figure.save(drawing, self.folder / "figures" / "overlap.png")
             )
-        tracker.summarize(evaluate.flatten(metrics))
+        tracker.summarize(flatten(metrics))
         tracker.summarize({"overlap/compared": len(overlap)})
         for other, values in overlap.items():
             scalars = {k: v for k, v in values.items() if k != "run"}
@@ -758,14 +770,12 @@ def show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from skillgraft import evaluate
-
     metrics, status = (
         store.read_json(folder / "metrics.json"),
         store.read_json(folder / "status.json"),
     )
     region, test = metrics["region"], metrics["graft"]["test"]
-    metric = evaluate.metric_of(test)
+    metric = metric_of(test)
     heading = (
         f"{status['task']}, {status['selector']} region of {region['size']:,} of "
         f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}"
@@ -787,7 +797,7 @@ def show(folder: Path) -> None:
         return "–" if value is None else format(value, form)
 
     for split, measured in metrics["graft"].items():
-        own = evaluate.metric_of(measured)  # another task of a mixture may have another
+        own = metric_of(measured)  # another task of a mixture may have another
         table.add_row(
             split if own == metric else f"{split} ({own})",
             *(number(metrics[model][split][own], ".3f") for model in MODELS),

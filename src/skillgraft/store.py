@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from skillgraft import checkpoint
+from skillgraft import checkpoint, index, lease
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
@@ -184,9 +183,9 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
         options = (Path(path).expanduser(), place.run(path))
         known = next((option.absolute() for option in options if option.exists()), None)
         if known is None:
-            wanted = (shared, path, by, cfg.sparsity)
-            of = ("finetuned", "task", "selector", "sparsity")
-            runs = [run for run in place.runs() if tuple(run[name] for name in of) == wanted]
+            wanted, of = (path, by, cfg.sparsity), ("task", "selector", "sparsity")
+            alike = place.runs("finetuned", shared)
+            runs = [run for run in alike if tuple(run[name] for name in of) == wanted]
             known = place.run(
                 the_one(
                     runs,
@@ -230,7 +229,7 @@ def resolve_after(cfg: RunConfig) -> None:
     elif earlier := sequence[: sequence.index(cfg.task.name)] if sequence else []:
         wanted = stage(cfg, earlier)
         run = the_one(
-            [run for run in place.runs() if run.get("stage") == wanted],
+            list(place.runs("stage", wanted)),
             "model.sequence",
             f"of this setting as the stage {' > '.join(earlier)} in {place.root}",
             "; run the tasks in their order, or name one with model.after",
@@ -278,7 +277,7 @@ def matched_run(cfg: RunConfig, data: TaskData) -> Path | None:
     probe.graft.selector = Selector(match)
     rivals = identify(probe, data).rivals
     run = the_one(
-        [run for run in store.runs() if (run["rivals"], run["selector"]) == (rivals, match)],
+        [run for run in store.runs("rivals", rivals) if run["selector"] == match],
         f"graft.match={match}",
         f"in {store.root} that differs in the selector only",
         f"; run it first with graft={match}, or name one",
@@ -299,6 +298,7 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self.cache = self.root / ".cache"
         self.sweeps = self.root / "sweeps"
+        self.leases: list[lease.Lease] = []  # held at this moment through this object
 
     def run(self, name: str) -> Path:
         """Return the folder of a whole run."""
@@ -320,25 +320,28 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of a run or a fine-tuning; whoever else wants it waits."""
-        folder = self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("waiting: another process is making %s", name)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        """Hold the lease of a run or a fine-tuning; whoever else wants it waits."""
+        with lease.hold(self.lease(name)) as held:
+            self.leases.append(held)
+            try:
+                yield
+            finally:
+                self.leases.remove(held)
+
+    def lease(self, name: str) -> Path:
+        """Return where the lease of a run or a fine-tuning is, for `lease.holder`."""
+        return self.root / ".locks" / f"{name}.lock"
 
     def publish(self, partial: Path, target: Path, status: Mapping[str, Any]) -> None:
-        """Write checksums and status, and rename: from here on the folder is whole."""
+        """Write checksums and status, and rename: from here on the folder is whole.
+
+        Raises lease.LeaseLost where another process has meanwhile taken over from this one.
+        """
         write_checksums(partial)
         write_json(partial / "status.json", {"state": "whole", **status})
         target.parent.mkdir(parents=True, exist_ok=True)
+        for held in self.leases:
+            held.check()
         if target.exists():
             old = partial.with_name(f"{partial.name}.old")
             shutil.rmtree(old, ignore_errors=True)
@@ -357,18 +360,9 @@ class Store:
             else:
                 old.rename(self.run(name))
 
-    def runs(self) -> Iterator[dict[str, Any]]:
-        """Yield the status record of every whole run, by name."""
-        if not self.root.is_dir():
-            return
-        for folder in sorted(self.root.iterdir()):
-            if folder.name.startswith("."):
-                continue
-            try:
-                status = read_json(folder / "status.json")
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # not a run, or just being replaced by force=true
-            yield status
+    def runs(self, key: str | None = None, value: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the status record of every whole run, by name; with a key of index.KEYS, of some."""
+        return index.runs(self.root, key, value)
 
 
 def is_whole(folder: Path) -> bool:

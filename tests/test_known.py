@@ -1,0 +1,130 @@
+"""A job that was named once is found again at once, unless anything that it was named from is another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs import TINY, composed, make
+from stores import pretend
+
+from skillgraft import config, data, known, run, store
+
+Made = Callable[..., Path]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """Make a run, whose metrics are made up, or find it whole."""
+    monkeypatch.setattr(run.Making, "make", pretend)
+    return lambda *overrides: make(tmp_path / "runs", *TINY, "graft=random", *overrides)
+
+
+def recalled(tmp_path: Path, *overrides: str) -> Path | None:
+    """Return what is known of a job, by itself."""
+    cfg = composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random", *overrides)
+    file = known.entry(cfg, [config.CONF])
+    return None if file is None else known.recall(file)
+
+
+def test_whole_run_is_found_without_its_data(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert recalled(tmp_path) is None
+    folder = made()
+    assert recalled(tmp_path) == folder
+    assert recalled(tmp_path, "seed=7") is None
+    assert recalled(tmp_path, "force=true") is None
+    monkeypatch.setattr(data, "load", None)
+    assert made() == folder
+    shutil.rmtree(folder)
+    assert recalled(tmp_path) is None
+
+
+def test_job_knows_its_run(made: Made, tmp_path: Path) -> None:
+    folder = made()
+    again = run.run(
+        composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random"), [config.CONF], tmp_path
+    )
+    assert again == folder
+    assert store.read_json(tmp_path / store.RUN_FILE)["id"] == folder.name
+
+
+def rows(path: Path, word: str) -> None:
+    labels = ["bad", "good"] * 12
+    lines = [json.dumps({"text": f"{word} {n}", "label": label}) for n, label in enumerate(labels)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines))
+
+
+OWN = (
+    "task=custom", "task.name=mine", "task.labels=[bad,good]", "task.verbalizer=[bad,good]",
+    "'task.template=*text* it was *mask* .'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["train", "validation", "test"])
+def test_another_content_of_a_file(made: Made, tmp_path: Path, changed: str) -> None:
+    own = [*(o.strip("'") for o in OWN)]
+    for split in data.SPLITS:
+        rows(tmp_path / f"{split}.jsonl", split)
+        own.append(f"task.{split}={tmp_path / split}.jsonl")
+    folder = made(*own)
+    assert recalled(tmp_path, *own) == folder
+    rows(tmp_path / f"{changed}.jsonl", "other")
+    assert recalled(tmp_path, *own) is None
+    assert made(*own) != folder
+
+
+def test_file_that_comes_into_a_data_folder(made: Made, tmp_path: Path) -> None:
+    own = [*(o.strip("'") for o in OWN), "task.source=hub", f"data_dir={tmp_path / 'data'}"]
+    for split in ("train", "test"):
+        rows(tmp_path / "data" / "mine" / f"{split}.jsonl", split)
+    folder = made(*own)
+    assert recalled(tmp_path, *own) == folder
+    rows(tmp_path / "data" / "mine" / "validation.jsonl", "validation")
+    assert recalled(tmp_path, *own) is None
+    assert made(*own) != folder
+
+
+def test_another_run_to_match(made: Made, tmp_path: Path) -> None:
+    matching = ("graft=movement", "graft.match=random")
+    random, folder = made(), made(*matching)
+    assert recalled(tmp_path, *matching) == folder
+    metrics = store.read_json(random / "metrics.json")
+    metrics["region"]["size"] += 1
+    store.write_json(random / "metrics.json", metrics)
+    store.write_json(random / "status.json", store.read_json(random / "status.json"))
+    assert recalled(tmp_path, *matching) is None
+    assert made(*matching) != folder
+
+
+def test_what_depends_on_more_is_not_remembered(tmp_path: Path) -> None:
+    for overrides in (
+        ("graft=file", "graft.paths=[a]"),
+        ("graft.match=bias",),
+        (f"graft.match={tmp_path}",),
+        ("model.sequence=[toy_film]",),
+        (f"model.after={tmp_path}",),
+    ):
+        assert known.entry(composed(*TINY, "graft=random", *overrides), [config.CONF]) is None
+    hub = composed("task=sst2", "task.ood=[]", *(o for o in TINY if "ood" not in o))
+    assert known.reads(hub, [config.CONF]) is None
+
+
+def test_another_program(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made()
+    monkeypatch.setattr(known, "program", lambda: "another")
+    assert recalled(tmp_path) is None
+    assert made() == folder
+
+
+def test_damaged_note(made: Made, tmp_path: Path) -> None:
+    folder = made()
+    (note,) = (tmp_path / "runs" / ".cache" / "jobs").iterdir()
+    note.write_text("{")
+    assert recalled(tmp_path) is None
+    assert made() == folder == recalled(tmp_path)
