@@ -31,9 +31,18 @@ def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert record["state"] == "failed"
     assert (record["error"], record["message"]) == ("ZeroDivisionError", "of a test")
     assert (record["task"], record["selector"], record["seed"]) == ("toy_film", "movement", 13)
+    (listed,) = state.unfinished(store.Store(tmp_path))
+    assert listed["state"] == "failed"
+    state.write(file, **record | {"state": "running"})  # killed: nobody holds its lease
+    (listed,) = state.unfinished(store.Store(tmp_path))
+    assert listed["state"] == "interrupted"
+    with store.Store(tmp_path).lock(record["id"]):
+        (listed,) = state.unfinished(store.Store(tmp_path))
+        assert listed["state"] == "running"
     monkeypatch.undo()
     folder = make(tmp_path, *MOVEMENT)
     assert folder.name == record["id"]
+    assert not state.unfinished(store.Store(tmp_path))
     assert not list(tmp_path.glob(".partial/*"))
 
 
@@ -83,9 +92,10 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
 
 def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
-    with state.recorded(file, id=None) as record:
+    with state.recorded(file, id=None) as tell:
         assert store.read_json(file)["state"] == "running"
-        record["id"] = "x"
+        tell(id="x")
+        assert store.read_json(file)["id"] == "x"
     assert store.read_json(file)["state"] == "whole"
     assert store.read_json(file)["id"] == "x"
     with pytest.raises(InputError), state.recorded(file):
@@ -135,6 +145,9 @@ def test_a_job_that_fails_leaves_the_others_running(
     assert "Traceback" in log
     assert "ZeroDivisionError: of a test" in log
     assert "Traceback" not in (jobs / "0" / "skillgraft.log").read_text()
+    listed = command("list", "runs", "--json", cwd=folder, program="grafts")
+    states = {line["seed"]: line["state"] for line in json.loads(listed.stdout)}
+    assert states == {13: "whole", 21: "failed", 42: "whole"}
 
 
 def test_the_rest_of_a_sweep_is_made_by_the_same_command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from skillgraft import index, store
+from skillgraft import index, state, store
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 
@@ -50,17 +50,19 @@ def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
 
 @app.command("list")
 def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
-    """List every whole run with its test metrics.  Example: grafts list runs"""
+    """List every run with its state, the whole ones with their test metrics.  Example: grafts list runs"""
     place, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
     chosen = [
         c for c in store.MEASURES if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))
     ]
-    lines = index.columns(place.root, [*names, "id", *chosen])
+    columns = [*names, "id", "state", *chosen]
+    lines = index.columns(place.root, columns)
+    lines += [tuple(map(run.get, columns)) for run in state.unfinished(place)]
     if not lines:
-        fail(f"{place.root}: no whole run in it")
+        fail(f"{place.root}: no run in it")
     lines.sort(key=lambda line: [(value is None, value) for value in line[: len(names)]])
     if as_json:
-        records = [dict(zip([*names, "id", *chosen], line, strict=True)) for line in lines]
+        records = [dict(zip(columns, line, strict=True)) for line in lines]
         return typer.echo(json.dumps(records, indent=1))
     # not by pandas, whose import takes as long as all the rest
     from tabulate import tabulate
@@ -69,9 +71,9 @@ def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
         [f"{value:.4f}" if isinstance(value, float) else value for value in line[len(names) :]]
         for line in lines
     ]
-    sides = ["left", *["right"] * len(chosen)]
+    sides = ["left", "left", *["right"] * len(chosen)]
     options: dict[str, Any] = {"tablefmt": "pipe", "missingval": "–", "disable_numparse": True}
-    return typer.echo(tabulate(cells, ["id", *chosen], colalign=sides, **options))
+    return typer.echo(tabulate(cells, columns[len(names) :], colalign=sides, **options))
 
 
 @app.command()

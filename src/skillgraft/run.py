@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,22 +50,22 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
     """
     with stop.watching():
         if job is None:
-            return find_or_make(cfg, folders, None, {})
+            return find_or_make(cfg, folders, None, lambda **_: None)
         try:
-            with state.recorded(job / store.RUN_FILE, id=None) as record:
-                return find_or_make(cfg, folders, job, record)
+            with state.recorded(job / store.RUN_FILE, id=None) as tell:
+                return find_or_make(cfg, folders, job, tell)
         except stop.Interrupted as error:
             log.error("stopped by %s; the same command goes on from there", error.name)
             raise
 
 
 def find_or_make(
-    cfg: RunConfig, folders: Sequence[Path], job: Path | None, record: dict[str, Any]
+    cfg: RunConfig, folders: Sequence[Path], job: Path | None, tell: Callable[..., None]
 ) -> Path:
-    """Return the folder of a run, found whole or made; `record` is told its id."""
+    """Return the folder of a run, found whole or made; `tell` is told its id."""
     answer = known.entry(cfg, folders)
     if answer is not None and (folder := known.recall(answer)) is not None:
-        record["id"] = folder.name
+        tell(id=folder.name)
         return found(folder)
     config.check(cfg)
     cfg.task.verbalizer = config.verbalizer(cfg.task)
@@ -83,7 +83,7 @@ def find_or_make(
     size = store.matched_size(cfg, rows)
     identity = store.identify(cfg, rows, size)
     place = Store(cfg.store)
-    record["id"] = identity.id  # so that a sweep knows its runs, under any launcher
+    tell(id=identity.id)  # so that a sweep knows its runs, under any launcher
     if answer is not None and read is not None:
         known.remember(answer, read, cfg, rows, size, identity)
     if store.is_whole(place.run(identity.id)) and not cfg.force:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skillgraft import store
+from skillgraft import lease, store
+from skillgraft.store import Store
 
 RUNNING, WHOLE, FAILED, INTERRUPTED = "running", "whole", "failed", "interrupted"
 
@@ -23,22 +24,40 @@ def write(path: Path, **values: Any) -> None:
 
 
 @contextmanager
-def recorded(path: Path, **values: Any) -> Iterator[dict[str, Any]]:
+def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
     """Keep a record up to date inside a `with` block: running, and then what became of it.
 
-    What is put into the mapping that is yielded goes into the record. An exception is recorded by
-    its class and message, and goes on.
+    What is yielded adds values to it. An exception is recorded by its class and message, and goes on.
     """
     record = {
         "state": RUNNING, **values, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time(),
     }  # fmt: skip
-    write(path, **record)
+
+    def tell(**more: Any) -> None:
+        record.update(more)
+        write(path, **record)
+
+    tell()
     try:
-        yield record
+        yield tell
     except BaseException as error:
         asked = isinstance(error, (KeyboardInterrupt, SystemExit))
-        record["state"] = INTERRUPTED if asked else FAILED
-        record |= {"error": type(error).__name__, "message": str(error)}
-        write(path, **record)
+        tell(state=INTERRUPTED if asked else FAILED, error=type(error).__name__, message=str(error))
         raise
-    write(path, **record | {"state": WHOLE})
+    tell(state=WHOLE)
+
+
+def unfinished(place: Store) -> list[dict[str, Any]]:
+    """Return the records of the runs that are not whole, or are being made again, by name."""
+    found = []
+    for file in sorted((place.root / ".partial").glob("*.json")):
+        try:
+            record = store.read_json(file)
+        except FileNotFoundError:
+            continue  # it has just become whole
+        if lease.holder(place.lease(record["id"])):
+            found.append(record)
+        elif not store.is_whole(place.run(record["id"])):
+            # killed, where it had no time to say anything else
+            found.append(record | {"state": record["state"].replace(RUNNING, INTERRUPTED)})
+    return found

@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from skillgraft import config as configuration
-from skillgraft import launch, state, store
+from skillgraft import launch, lease, state, store
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def finish() -> bool:
         log.warning("%s: no summary on W&B: %s", record["name"], error)
     print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are whole; the sweep's record: {folder}")
     if missing:
-        show_missing(missing, record["command"])
+        show_missing(missing, record["command"], store.Store(folder.parents[1]))
     return not missing
 
 
@@ -176,15 +176,17 @@ def summarize(folder: Path, record: Mapping[str, Any], outcome: Outcome | None) 
                     tracker.summarize({f"claim/{statement.text}/{n}": v for n, v in values.items()})
 
 
-def show_missing(jobs: Sequence[Mapping[str, Any]], command: str) -> None:
+def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, place: store.Store) -> None:
     """Print the jobs that are not whole, and the command that makes just those."""
     for job in jobs:
-        # a job that still runs when its launcher has ended was killed, and had no time to say so
-        what = {None: "not started", state.RUNNING: "killed"}.get(job["state"], job["state"])
+        what = job["state"] or "not started"
+        if what == state.RUNNING and (
+            job["id"] is None or not lease.holder(place.lease(job["id"]))
+        ):
+            what = "killed"  # and had no time to say so; submitit leaves the others running
         why = ": ".join(job[name] for name in ("error", "message") if job[name])
         print(
-            f"  {what}: {' '.join(job['overrides'])}" + (f" ({why})" if why else ""),
-            file=sys.stderr,
+            f"  {what}: {' '.join(job['overrides'])}{f' ({why})' if why else ''}", file=sys.stderr
         )
     print(f"the same command makes just these again: {command}", file=sys.stderr)
 
