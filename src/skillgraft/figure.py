@@ -56,7 +56,8 @@ def heat_map(
     if list(matrix.index) == list(matrix.columns):
         values = values[~np.eye(len(values), dtype=bool)]
     bottom, top = limits or (np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.01))
-    height, width = 1.6 + 0.45 * len(matrix.index), 2.6 + 0.7 * len(matrix.columns)
+    height = max(2.6, 1.6 + 0.45 * len(matrix.index))  # room for the scale's label
+    width = 2.6 + 0.7 * len(matrix.columns)
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     sns.heatmap(
@@ -72,6 +73,7 @@ def heat_map(
     )
     axis.set(xlabel="", ylabel="", title=title)
     axis.tick_params(axis="x", labelrotation=45)
+    axis.tick_params(axis="y", labelrotation=0)
     return figure
 
 
