@@ -485,7 +485,9 @@ def cells(table: pd.DataFrame) -> list[list[tuple[str, str]]]:
             return text, "" if pd.isna(value) else repr(float(value))
         return str(value), str(value)
 
-    return [[cell(v) for v in row] for row in table.drop(columns="id").astype(object).to_numpy()]
+    shown = table.drop(columns="id").astype(object)
+    shown["sparsity"] = table["sparsity"].map("{:g}".format)  # as it is given, and filtered by
+    return [[cell(v) for v in row] for row in shown.to_numpy()]
 
 
 def template() -> jinja2.Template:
