@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
 
 from skillgraft.evaluate import BINS, reliability
 from skillgraft.stats import over_seeds
@@ -52,7 +56,8 @@ def heat_map(
     if list(matrix.index) == list(matrix.columns):
         values = values[~np.eye(len(values), dtype=bool)]
     bottom, top = limits or (np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.01))
-    height, width = 1.6 + 0.45 * len(matrix.index), 2.6 + 0.7 * len(matrix.columns)
+    height = max(2.6, 1.6 + 0.45 * len(matrix.index))  # room for the scale's label
+    width = 2.6 + 0.7 * len(matrix.columns)
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     sns.heatmap(
@@ -68,12 +73,59 @@ def heat_map(
     )
     axis.set(xlabel="", ylabel="", title=title)
     axis.tick_params(axis="x", labelrotation=45)
+    axis.tick_params(axis="y", labelrotation=0)
     return figure
 
 
-def curves(rows: pd.DataFrame, value: str, hue: str, levels: Sequence[str] = ()) -> Figure:
-    """Return a value against the measured sparsity (column `x`), a panel a task, a curve a value of `hue`.
+def clustered(matrix: pd.DataFrame, title: str, label: str) -> Figure:
+    """Return the heat map of a symmetric matrix of similarities, like ones side by side, and the tree.
 
+    Average linkage on 1 − similarity. A pair that is not known leaves the matrix in its own order.
+    """
+    distance = (1 - matrix.to_numpy(dtype=float)) * (1 - np.eye(len(matrix)))
+    if len(matrix) < 2 or np.isnan(distance).any():
+        return heat_map(matrix, title, label)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    size = 2.2 + 0.55 * len(matrix)
+    figure = Figure(figsize=(size + 1.2, size + 1), layout="constrained")
+    grid = figure.subplots(2, 2, height_ratios=[1, 5], width_ratios=[24, 1])
+    (top, corner), (axis, scale) = grid
+    corner.set_axis_off()
+    order = dendrogram(
+        tree, ax=top, no_labels=True, color_threshold=0, above_threshold_color="#666666"
+    )["leaves"]
+    top.set(title=title, ylabel=f"1 − {label}")
+    sns.despine(ax=top, bottom=True)
+    shown = matrix.iloc[order, order]
+    others = shown.to_numpy(dtype=float)[~np.eye(len(shown), dtype=bool)]
+    sns.heatmap(
+        shown,
+        ax=axis,
+        cbar_ax=scale,
+        cmap="viridis",
+        vmin=min(0.0, others.min()),
+        vmax=max(0.01, others.max()),
+        annot=True,
+        fmt=".2f",
+        annot_kws={"fontsize": 7},
+        cbar_kws={"label": label},
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", labelrotation=45)
+    axis.tick_params(axis="y", labelrotation=0)
+    return figure
+
+
+def curves(
+    rows: pd.DataFrame,
+    value: str,
+    hue: str,
+    levels: Sequence[str] = (),
+    across: str = "sparsity",
+) -> Figure:
+    """Return a value against column `x`, a panel a task, a curve a value of `hue`.
+
+    `across` names x: the measured sparsity, on a logarithmic axis, or a number of whole steps.
     Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines.
     """
     tasks = sorted(rows["task"].unique())
@@ -94,7 +146,7 @@ def curves(rows: pd.DataFrame, value: str, hue: str, levels: Sequence[str] = ())
             style_order=kinds,
             markers=True,
             dashes=False,
-            palette=PALETTE[: len(kinds)],
+            palette=list(islice(cycle(PALETTE), len(kinds))),  # the markers differ as well
             errorbar=interval,
             err_style="bars",
             ax=axis,
@@ -102,9 +154,19 @@ def curves(rows: pd.DataFrame, value: str, hue: str, levels: Sequence[str] = ())
         )
         for level, style in zip(levels, (":", "--"), strict=False):
             axis.axhline(part[level].mean(), color="#666666", linewidth=0.9, linestyle=style)
-        axis.set(
-            xscale="log", title=task, xlabel="sparsity", ylabel=value.removeprefix("graft/test/")
-        )
+        axis.set(title=task, xlabel=across, ylabel=value.removeprefix("graft/test/"))
+        if across == "sparsity":
+            low, high = rows["x"].min(), rows["x"].max()
+            axis.set(
+                xscale="log",
+                xlim=(
+                    10 ** math.floor(math.log10(low)) / 1.3,
+                    10 ** math.ceil(math.log10(high)) * 1.3,
+                ),
+            )
+            axis.xaxis.set_minor_formatter(NullFormatter())  # whole decades say enough
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in list(grid):  # of a last line that is not full
         axis.set_visible(False)
     first = figure.axes[0]

@@ -389,6 +389,28 @@ def rerun(
         raise typer.Exit(1)
 
 
+@app.command()
+def report(
+    root: Root = Path("runs"),
+    out: Annotated[Path, typer.Option(help="A new folder for the page and its files.")] = Path(
+        "report"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Write over an earlier report.")] = False,
+) -> None:
+    """Write one HTML page of all runs, and beside it each figure (SVG, PNG) and table (CSV, LaTeX).
+
+    Example: grafts report runs --out report
+    """
+    from skillgraft import report as reports
+
+    if not force and out.is_dir() and any(out.iterdir()):
+        fail(f"--out {out}: not empty; --force writes over it")
+    try:
+        typer.echo(reports.write(root, out))
+    except InputError as error:
+        fail(str(error))
+
+
 @app.command("gc")
 def free(
     root: Root = Path("runs"),
