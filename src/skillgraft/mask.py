@@ -21,13 +21,13 @@ class FlatModel:
     """A model's graftable parameters as views of one flat vector θ, and so their gradients.
 
     The tensors that the parameters had are kept as θ_pre and put back by `close`, bit for bit.
-    Model-sized memory: θ_pre, θ, Δ and the gradient.
+    Model-sized memory: θ_pre, θ, θ_ft and the gradient; Δ is made of θ_ft where it is needed.
     """
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], finetuned: Mapping[str, Tensor]
     ) -> None:
-        self.parameters, self.finetuned = dict(parameters), finetuned
+        self.parameters = dict(parameters)
         self.layout = Layout.of(self.parameters)
         self.before = {
             name: (p.data, p.grad, p.requires_grad) for name, p in self.parameters.items()
@@ -35,7 +35,13 @@ class FlatModel:
         first = next(iter(self.before.values()))[0]
         self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.theta)
-        self.delta = difference(finetuned, self.pretrained).to(first)
+        self.finetuned = {n: finetuned[n].to(p) for n, p in self.pretrained.items()}
+        # so small on a CPU that what is made of a chunk stays in its cache
+        size = 1 << (17 if first.device.type == "cpu" else 24)
+        self.parts = [
+            groups([tensors[name] for name in self.parameters], size)
+            for tensors in (self.pretrained, self.finetuned)
+        ]
         self.link()
 
     def link(self) -> None:
@@ -55,23 +61,31 @@ class FlatModel:
         """θ_pre by name: the very tensors that the parameters had."""
         return {name: data for name, (data, _, _) in self.before.items()}
 
-    def chunks(self) -> Iterator[slice]:
-        """Yield slices small enough that temporary tensors stay in a processor's cache."""
-        size = 1 << (18 if self.theta.device.type == "cpu" else 26)
-        for start in range(0, self.layout.total, size):
-            yield slice(start, start + size)
+    @torch.no_grad()
+    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield slices of the flat vectors, with copies of θ_pre and Δ there."""
+        start = 0
+        for before, after in zip(*self.parts, strict=True):
+            pretrained = torch.cat(before)
+            end = start + pretrained.numel()
+            yield slice(start, end), pretrained, torch.cat(after).sub_(pretrained)
+            start = end
 
     @torch.no_grad()
     def write(self, gamma: Callable[[slice], Tensor | float]) -> None:
         """Write θ_pre + γ ⊙ Δ into the parameters; `gamma` gives γ of a chunk, or a number."""
-        for name, view in self.layout.views(self.theta).items():
-            view.copy_(self.before[name][0])
-        for at in self.chunks():
+        for at, pretrained, delta in self.chunks():
             share = gamma(at)
             if isinstance(share, Tensor):
-                self.theta[at].addcmul_(share.to(self.theta.dtype), self.delta[at])
+                torch.addcmul(pretrained, share.to(delta.dtype), delta, out=self.theta[at])
             else:
-                self.theta[at].add_(self.delta[at], alpha=share)
+                torch.add(pretrained, delta, alpha=share, out=self.theta[at])
+
+    def times_delta(self, values: Tensor) -> Tensor:
+        """Multiply (n,) values by Δ, in place, and return them."""
+        for at, _, delta in self.chunks():
+            values[at].mul_(delta)
+        return values
 
     def close(self) -> None:
         """Give every parameter back its own tensor, gradient and flag."""
@@ -120,14 +134,15 @@ class RelaxedGraft(FlatModel):
             gradient = self.parameters[name].grad
             if gradient is None or gradient.data_ptr() != view.data_ptr():
                 raise RuntimeError(f"the gradient of {name} is not the engine's: link() it again")
-        for at in self.chunks():
-            change = region.slope(self.scores[at], self.base[at], self.bias)
+        for at, pretrained, delta in self.chunks():  # all in one pass: memory is what it costs
+            scores, base, gradient = self.scores[at], self.base[at], self.gradient[at]
+            change = region.slope(scores, base, self.bias)
             if self.penalty:
-                self.scores[at].sub_(change, alpha=self.penalty)
-            change.mul_(self.gradient[at]).mul_(self.delta[at])
-            self.scores[at].sub_(change, alpha=lr)
-        self.gradient.zero_()
-        self.build()
+                scores.sub_(change, alpha=self.penalty)
+            scores.sub_(change.mul_(gradient).mul_(delta), alpha=lr)
+            gradient.zero_()
+            share = region.relax(scores, base, self.bias).to(delta.dtype)
+            torch.addcmul(pretrained, share, delta, out=self.theta[at])
 
     def region(self) -> Tensor:
         """Return the sorted flat indices of round(γ(S))."""
@@ -145,7 +160,7 @@ class RelaxedGraft(FlatModel):
         try:
             for name, parameter in self.parameters.items():
                 data = self.before[name][0]
-                values = self.finetuned[name].to(data).take(indices[name])
+                values = self.finetuned[name].take(indices[name])
                 region.write_at(data, indices[name], values)
                 parameter.data = data
             yield
@@ -153,6 +168,21 @@ class RelaxedGraft(FlatModel):
             for name, parameter in self.parameters.items():
                 region.write_at(self.before[name][0], indices[name], saved[name])
                 parameter.data = views[name]
+
+
+def groups(tensors: Iterable[Tensor], size: int) -> list[list[Tensor]]:
+    """Return tensors as flat views, cut and grouped into `size` entries each but the last."""
+    out: list[list[Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        rest = tensor.detach().reshape(-1)
+        while rest.numel():
+            if room == 0:
+                out.append([])
+                room = size
+            out[-1].append(rest[:room])
+            room, rest = room - out[-1][-1].numel(), rest[room:]
+    return out
 
 
 @torch.no_grad()

@@ -116,14 +116,15 @@ def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
 def relax(scores: Tensor, base: Tensor, bias: float) -> Tensor:
     """Return γ(S) = γ_base ⊙ (1 − σ(S − c)) + (1 − γ_base) ⊙ σ(S − c); base is bool."""
     flip = torch.sigmoid(scores - bias)
-    return torch.where(base, 1 - flip, flip)
+    # |γ_base − σ|, the same to the bit; torch reads bytes faster than bools, and needs no branch
+    return base.view(torch.uint8).to(flip.dtype).sub_(flip).abs_()
 
 
 def slope(scores: Tensor, base: Tensor, bias: float) -> Tensor:
     """Return dγ/dS = (1 − 2γ_base) ⊙ σ'(S − c); base is bool."""
     flip = torch.sigmoid(scores - bias)
     flip.mul_(1 - flip)
-    return torch.where(base, -flip, flip)
+    return flip.addcmul_(flip, base.view(torch.uint8).to(flip.dtype), value=-2)
 
 
 def rounded(scores: Tensor, base: Tensor, bias: float) -> Tensor:

@@ -84,7 +84,7 @@ def attribution(flat: FlatModel, losses: Pass, points: int) -> Tensor:
     Its sum is, to the order of the points, by how much fine-tuning lowers the loss (integrated
     gradients): an entry's own part of it is what grafting it alone is worth.
     """
-    return path_gradient(flat, losses, points).mul_(flat.delta).neg_()
+    return flat.times_delta(path_gradient(flat, losses, points)).neg_()
 
 
 def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
@@ -92,7 +92,8 @@ def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
 
     The gradient is that of a batch, so of an example in batches of one.
     """
-    return path_gradient(flat, losses, points, squared=True).mul_(flat.delta).mul_(flat.delta)
+    squares = path_gradient(flat, losses, points, squared=True)
+    return flat.times_delta(flat.times_delta(squares))
 
 
 def greedy(
@@ -103,7 +104,7 @@ def greedy(
     g is taken anew at the graft of the entries chosen so far, so that what they have already gained
     is not counted twice. `barred` are flat indices that are not to be had.
     """
-    chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.delta.device)
+    chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.theta.device)
     never = torch.zeros(0, dtype=torch.int64) if barred is None else barred
     for number in range(1, rounds + 1):
         here = chosen.nonzero().view(-1)
@@ -111,7 +112,7 @@ def greedy(
         if wanted <= 0:  # fewer entries than rounds
             continue
         flat.write(lambda at: chosen[at])
-        worth = mean_gradient(flat, losses).mul_(flat.delta).neg_()
+        worth = flat.times_delta(mean_gradient(flat, losses)).neg_()
         chosen[region.top(worth, wanted, torch.cat([here, never.to(here.device)]))] = True
     return chosen.nonzero().view(-1)
 
