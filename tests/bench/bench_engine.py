@@ -1,0 +1,552 @@
+"""What the engine costs beside a plain forward and backward pass, one JSON line a measurement.
+
+    python tests/bench/bench_engine.py [--only mask,memory,…] [--size tiny|minilm|roberta]
+
+Models are random, 8 × 64 tokens a batch. What is compared runs side by side in one process, in turns,
+several rounds: `ratio` is the median over rounds of CPU time over the floor's, `wall` the same of wall
+time, `low` and `high` the least and largest `ratio`. On a busy machine CPU time is the steadier.
+
+`floor` is a forward and backward pass with gradients for every parameter, `blocks` for the graftable
+ones only. `rebuild` is how the authors' code does it: every tensor by itself, p ± γ ⊙ Δ in place, a
+clone of the gradients a batch. `functional` is autograd's own way: θ(S) in the graph of each batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from runs import composed, make
+
+from skillgraft import mask, region
+from skillgraft.finetune import Course, FineTuning, fit, make_optimizer, make_trainer
+from skillgraft.graft import Graft
+from skillgraft.learn import MaskTraining
+from skillgraft.model import Classifier
+from skillgraft.prompt import Batch, Encoded, collate
+
+LR, BIAS, SPARSITY = 1e7, 10.0, 1e-3
+ROWS, TOKENS = 8, 64
+SIZES = {"tiny": (4, 128), "minilm": (6, 384), "roberta": (12, 768)}  # blocks, width
+
+Step = Callable[[], object]
+
+
+def build(size: str, layers: int | None = None, width: int | None = None) -> Classifier:
+    """Return a random prompted classifier; width is a multiple of 64."""
+    torch.manual_seed(0)
+    depth, wide = SIZES[size]
+    depth, wide = layers or depth, width or wide
+    large = size == "roberta"
+    sizes = {
+        "vocab_size": {"tiny": 2000, "minilm": 30522, "roberta": 50265}[size],
+        "hidden_size": wide,
+        "num_hidden_layers": depth,
+        "num_attention_heads": wide // (64 if large else 32),
+        "intermediate_size": 4 * wide,
+    }
+    model: BertForMaskedLM | RobertaForMaskedLM
+    if large:
+        model = RobertaForMaskedLM(RobertaConfig(**sizes, max_position_embeddings=514))
+    else:
+        model = BertForMaskedLM(BertConfig(**sizes))
+    return Classifier(model, [r"encoder\.layer\."], words=[5, 6]).eval()
+
+
+def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return fine-tuned tensors: a little off, everywhere."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        n: t.detach() + 1e-3 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()
+    }
+
+
+def encoded(count: int) -> list[Encoded]:
+    draw = torch.Generator().manual_seed(2)
+    ids = torch.randint(10, 1900, (count, TOKENS), generator=draw).tolist()
+    return [Encoded(row, [0] * TOKENS, 5, n % 2) for n, row in enumerate(ids)]
+
+
+def batches(count: int) -> list[Batch]:
+    rows = encoded(count * ROWS)
+    return [collate(rows[n : n + ROWS], 0) for n in range(0, len(rows), ROWS)]
+
+
+def backward(classifier: Classifier, batch: Batch) -> None:
+    nn.functional.cross_entropy(classifier(batch), batch["labels"]).backward()
+
+
+# ---------------------------------------------------------------------------------------------
+# One mask step, four ways. Each function returns a step over `count` batches.
+
+
+def floor(classifier: Classifier, data: list[Batch], everything: bool = True) -> Step:
+    if everything:
+        classifier.requires_grad_(True)
+
+    def step() -> None:
+        for batch in data:
+            backward(classifier, batch)
+        classifier.zero_grad()
+
+    return step
+
+
+def blocks(classifier: Classifier, data: list[Batch]) -> Step:
+    return floor(classifier, data, everything=False)
+
+
+def engine(classifier: Classifier, data: list[Batch], finetuned: dict[str, Tensor]) -> Step:
+    relaxed = opened(classifier, finetuned)
+
+    def step() -> None:
+        for batch in data:
+            backward(classifier, batch)
+        relaxed.step(LR / len(data))
+
+    return step
+
+
+def opened(
+    classifier: Classifier, finetuned: dict[str, Tensor], sparsity: float = SPARSITY
+) -> mask.RelaxedGraft:
+    before = {n: p.data for n, p in classifier.graftable.items()}
+    total = region.Layout.of(before).total
+    chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
+    scores = mask.initial_scores(total, 0)
+    return mask.RelaxedGraft(
+        classifier.graftable, finetuned, mask.as_mask(chosen, total), scores, BIAS
+    )
+
+
+class Rebuild:
+    """The authors' way, tensor by tensor, with a working model beside the two models."""
+
+    def __init__(self, classifier: Classifier, finetuned: dict[str, Tensor]) -> None:
+        self.classifier = classifier.requires_grad_(True)
+        self.before, self.finetuned = copy.deepcopy(classifier), finetuned
+        self.delta = [finetuned[n] - p.data for n, p in classifier.graftable.items()]
+        self.scores = [torch.rand_like(d) for d in self.delta]
+        threshold = torch.cat([d.abs().view(-1) for d in self.delta])
+        threshold = threshold.topk(int(SPARSITY * threshold.numel())).values.min()
+        self.base = [(d.abs() > threshold).to(d.dtype) for d in self.delta]
+
+    @torch.no_grad()
+    def interpolate(self, rounded: bool = False) -> None:
+        for n, p in enumerate(self.classifier.graftable.values()):
+            share = torch.sigmoid(self.scores[n] - BIAS)
+            gamma = self.base[n] * (1 - share) + (1 - self.base[n]) * share
+            p.data += (gamma.round() if rounded else gamma) * self.delta[n]
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        for name, p in self.classifier.graftable.items():
+            p.data += self.before.graftable[name].data - p.data
+
+    def step(self, data: list[Batch]) -> None:
+        self.interpolate()
+        parameters = list(self.classifier.graftable.values())
+        total = [torch.zeros_like(d) for d in self.delta]
+        for batch in data:
+            backward(self.classifier, batch)
+            gradients = [p.grad.detach().clone() for p in parameters if p.grad is not None]
+            self.classifier.zero_grad()
+            total = [t + LR * g * d for t, g, d in zip(total, gradients, self.delta, strict=True)]
+        self.reset()
+        for n, gradient in enumerate(total):
+            share = torch.sigmoid(self.scores[n] - BIAS)
+            slope = (1 - 2 * self.base[n]) * share * (1 - share)
+            self.scores[n] -= gradient / len(data) * slope
+
+
+def rebuild(classifier: Classifier, data: list[Batch], finetuned: dict[str, Tensor]) -> Step:
+    peer = Rebuild(classifier, finetuned)
+    return lambda: peer.step(data)
+
+
+def functional(classifier: Classifier, data: list[Batch], finetuned: dict[str, Tensor]) -> Step:
+    names = {id(p): n for n, p in classifier.named_parameters()}
+    before = {names[id(p)]: p.detach() for p in classifier.graftable.values()}
+    delta = {names[id(p)]: finetuned[n] - p.data for n, p in classifier.graftable.items()}
+    classifier.requires_grad_(False)
+    scores = {n: torch.rand_like(d).requires_grad_() for n, d in delta.items()}
+    base = {n: (d.abs() > 4e-3).to(d.dtype) for n, d in delta.items()}
+
+    def step() -> None:
+        for batch in data:
+            share = {n: torch.sigmoid(s - BIAS) for n, s in scores.items()}
+            weights = {
+                n: before[n] + (base[n] + (1 - 2 * base[n]) * share[n]) * delta[n] for n in scores
+            }
+            logits = torch.func.functional_call(classifier, weights, (batch,))
+            nn.functional.cross_entropy(logits, batch["labels"]).backward()
+        with torch.no_grad():
+            for s in scores.values():
+                s -= LR / len(data) * s.grad
+                s.grad = None
+
+    return step
+
+
+PLAIN = {"floor": floor, "blocks": blocks}
+MASKED = {"engine": engine, "rebuild": rebuild, "functional": functional}
+
+
+def variant(name: str, size: str, data: list[Batch], **shape: int) -> Step:
+    classifier = build(size, **shape)
+    if name in PLAIN:
+        return PLAIN[name](classifier, data)
+    return MASKED[name](classifier, data, moved(dict(classifier.graftable)))
+
+
+# ---------------------------------------------------------------------------------------------
+# Measuring
+
+
+@dataclass
+class Clock:
+    """Wall and CPU seconds of what ran inside."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+@contextmanager
+def clock() -> Iterator[Clock]:
+    taken, wall, cpu = Clock(), time.perf_counter(), time.process_time()
+    yield taken
+    taken.wall, taken.cpu = time.perf_counter() - wall, time.process_time() - cpu
+
+
+def once(step: Step) -> Clock:
+    with clock() as taken:
+        step()
+    return taken
+
+
+def turns(steps: dict[str, Step], rounds: int, warm: bool = True) -> dict[str, list[Clock]]:
+    """Return each step's times, a round after the other, after one that does not count."""
+    taken: dict[str, list[Clock]] = {name: [] for name in steps}
+    for number in range(rounds + warm):
+        for name, step in steps.items():
+            spent = once(step)
+            if number >= warm:
+                taken[name].append(spent)
+    return taken
+
+
+def say(what: str, **figures: object) -> None:
+    short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
+    print(json.dumps({"what": what, **short, "threads": torch.get_num_threads()}), flush=True)
+
+
+def compare(what: str, taken: dict[str, list[Clock]], over: str, **facts: object) -> None:
+    """Say each step's times, and their ratios to those of `over` in the same round."""
+    for name, clocks in taken.items():
+        pairs = list(zip(clocks, taken[over], strict=True))
+        ratios = [mine.cpu / theirs.cpu for mine, theirs in pairs]
+        say(
+            f"{what}: {name} ÷ {over}",
+            ratio=statistics.median(ratios),
+            low=min(ratios),
+            high=max(ratios),
+            wall=statistics.median(mine.wall / theirs.wall for mine, theirs in pairs),
+            cpu_seconds=statistics.median(c.cpu for c in clocks),
+            wall_seconds=statistics.median(c.wall for c in clocks),
+            rounds=len(clocks),
+            **facts,
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# The measurements
+
+
+def mask_step(size: str, rounds: int) -> None:
+    """A step over 1 and 8 accumulated batches."""
+    for count in (1, 8):
+        data = batches(count)
+        steps = {name: variant(name, size, data) for name in (*PLAIN, *MASKED)}
+        compare(f"mask step of {count}", turns(steps, rounds), "floor", size=size)
+
+
+def growth(size: str, rounds: int) -> None:
+    """The step at 1, 2, 4, 8 times the width and the depth of a small model."""
+    data = batches(1)
+    for key, start in (("width", 128), ("layers", 2)):
+        for times in (1, 2, 4, 8):
+            shape = {"width": 128, "layers": 2} | {key: start * times}
+            steps = {name: variant(name, "tiny", data, **shape) for name in ("blocks", "engine")}
+            compare(f"growth, {key} × {times}", turns(steps, rounds), "blocks", **shape)
+            for name in steps:
+                peak("tiny", name, f"growth, {key} × {times}, peak", **shape)
+
+
+def peak(size: str, name: str, what: str, **shape: int) -> float:
+    """Return and say the peak RSS, in MiB, of a process that makes three steps of one batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "finetuned.safetensors"
+        if name not in PLAIN:
+            save_file(moved(dict(build(size, **shape).graftable)), file)
+        options = [f"--{key}={value}" for key, value in shape.items()]
+        command = [sys.executable, __file__, f"--size={size}", f"--peak={name}", f"--file={file}"]
+        out = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    mib = float(out.stdout)
+    say(f"{what}: {name}", size=size, mib=mib, **shape)
+    return mib
+
+
+def measure_peak(name: str, size: str, file: Path, **shape: int | None) -> None:
+    """In its own process: print the peak RSS in MiB."""
+    classifier, data = build(size, **shape), batches(1)
+    plain = name in PLAIN
+    step = (
+        PLAIN[name](classifier, data) if plain else MASKED[name](classifier, data, load_file(file))
+    )
+    for _ in range(3):
+        step()
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+
+
+def memory(size: str, rounds: int) -> None:
+    """Peak RSS of each way, a process each, and what of it is not the program itself."""
+    empty = peak("tiny", "blocks", "memory, of the program with a tiny model")
+    base = peak(size, "floor", "memory")
+    for name in ("blocks", *MASKED):
+        mib = peak(size, name, "memory")
+        n = sum(p.numel() for p in build(size).graftable.values())
+        copies = (mib - empty) * 2**20 / 4 / n
+        say(f"memory: {name} ÷ floor", size=size, ratio=mib / base, copies=copies)
+
+
+class Stamped:
+    """Batches that note when each is asked for: a step is the time between two."""
+
+    def __init__(self, data: list[Batch]) -> None:
+        self.data = data
+        self.stamps: list[tuple[float, float]] = []
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.data:
+            self.stamps.append((time.perf_counter(), time.process_time()))
+            yield batch
+
+    def taken(self, group: int = 1) -> Clock:
+        """Return the median step of `group` batches, without the first two."""
+        stamps = self.stamps[2::group]
+        pairs = list(zip(stamps[1:], stamps, strict=False))
+        return Clock(
+            statistics.median(b[0] - a[0] for b, a in pairs),
+            statistics.median(b[1] - a[1] for b, a in pairs),
+        )
+
+
+def tuning(size: str, rounds: int) -> None:
+    """A fine-tuning step of Lightning's loop, and of a plain one with the same optimiser and clip."""
+    cfg = composed("logger=none")
+    cfg.finetune.steps = 10**6  # never the last: no validation, no file
+    cfg.finetune.evaluate_every = 10**6
+    count = 60 if size == "tiny" else 12
+    data = (batches(4) * count)[:count]
+    course = Course(cfg.task.name, cfg.task.metric, [], [])
+    taken: dict[str, list[Clock]] = {"lightning": [], "plain": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            stamped = Stamped(data)
+            module = FineTuning(build(size), cfg, [course], 0, Path(folder), lambda _: None)
+            trainer = make_trainer(cfg, count, Path(folder), gradient_clip_val=1.0)
+            fit(trainer, module, stamped)
+            taken["lightning"].append(stamped.taken())
+            stamped = Stamped(data)
+            plain(build(size), cfg, stamped)
+            taken["plain"].append(stamped.taken())
+    compare("fine-tune step", taken, "plain", size=size)
+
+
+def plain(classifier: Classifier, cfg, data: Stamped) -> None:
+    named = {n: p for n, p in classifier.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(cfg.finetune, named)
+    classifier.train()
+    for batch in data:
+        backward(classifier, batch)
+        nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def learning(size: str, rounds: int) -> None:
+    """A mask step of Lightning's loop over four batches, and the engine's own."""
+    cfg = composed("logger=none", "graft.score_every=null")
+    cfg.graft.steps = 10**6
+    count = 4
+    data = batches(count) * (15 if size == "tiny" else 5)
+    taken: dict[str, list[Clock]] = {"lightning": [], "engine": [], "blocks": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            classifier = build(size)
+            relaxed = opened(classifier, moved(dict(classifier.graftable)))
+            module = MaskTraining(classifier, relaxed, cfg, {}, 0, Path(folder), lambda _: None)
+            stamped = Stamped(data)
+            trainer = make_trainer(cfg, len(data), Path(folder), accumulate_grad_batches=count)
+            fit(trainer, module, stamped)
+            taken["lightning"].append(stamped.taken(count))
+            for name in ("engine", "blocks"):
+                times = turns({name: variant(name, size, data[:count])}, 5)[name]
+                wall, cpu = (
+                    statistics.median(getattr(c, k) for c in times) for k in ("wall", "cpu")
+                )
+                taken[name].append(Clock(wall, cpu))
+    compare(f"mask training, step of {count}", taken, "blocks", size=size)
+
+
+def setup(size: str, rounds: int) -> None:
+    """Base region and open engine, over reading the two checkpoints."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = (Path(folder) / f"{name}.safetensors" for name in ("before", "after"))
+        classifier = build(size)
+        tensors = {n: p.detach() for n, p in classifier.graftable.items()}
+        save_file(tensors, before)
+        save_file(moved(tensors), after)
+
+        def read() -> list[dict[str, Tensor]]:
+            return [{n: t.clone() for n, t in load_file(f).items()} for f in (before, after)]
+
+        def start(sparsity: float) -> Step:
+            def step() -> None:
+                opened(classifier, read()[1], sparsity).close()
+
+            return step
+
+        steps: dict[str, Step] = {"read": read}
+        steps |= {f"s = {s:g}": start(s) for s in (1e-5, 1e-3, 1e-1)}
+        compare("set-up", turns(steps, rounds), "read", size=size)
+
+
+def grafts(size: str, rounds: int) -> None:
+    """Apply and undo; score a candidate; the file."""
+    classifier = build(size)
+    finetuned = moved(dict(classifier.graftable))
+    peer = Rebuild(build(size), finetuned)
+    before = {n: p.data for n, p in classifier.graftable.items()}
+    total = region.Layout.of(before).total
+    for sparsity in (1e-4, 1e-2):
+        chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
+        graft = Graft.take(chosen, before, finetuned)
+
+        def apply(graft: Graft = graft) -> None:
+            with graft.applied(classifier):
+                pass
+
+        def theirs() -> None:
+            peer.interpolate(rounded=True)
+            peer.reset()
+
+        steps = {"graft": apply, "rebuild": theirs}
+        facts = {"size": size, "sparsity": sparsity}
+        compare("apply and undo", turns(steps, rounds), "rebuild", **facts)
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = graft.save(Path(folder) / "graft.safetensors")
+            load = turns({"load": lambda file=file: Graft.load(file)}, rounds)["load"]
+            say(
+                "graft file",
+                bytes=file.stat().st_size,
+                bytes_an_entry=file.stat().st_size / max(1, graft.size),
+                scores_file_bytes=4 * total,
+                load_seconds=statistics.median(c.cpu for c in load),
+                rounds=rounds,
+                **facts,
+            )
+        relaxed = opened(classifier, finetuned, sparsity)
+
+        def score(relaxed: mask.RelaxedGraft = relaxed) -> None:
+            with relaxed.rounded(relaxed.region()):
+                pass
+
+        steps = {"engine": score, "rebuild": theirs}
+        compare("write a candidate and put it back", turns(steps, rounds), "rebuild", **facts)
+        relaxed.close()
+
+
+def tokens(size: str, rounds: int) -> None:
+    """The tokens that a default run reads, a second of it; real tokens, without padding."""
+    forward, seen = Classifier.forward, {"training": 0, "other": 0}
+
+    def counted(self: Classifier, batch: Batch) -> Tensor:
+        kind = "training" if torch.is_grad_enabled() else "other"
+        seen[kind] += int(batch["attention_mask"].sum())
+        return forward(self, batch)
+
+    Classifier.forward = counted  # type: ignore[method-assign]
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, clock() as taken:
+        run = make(Path(folder), f"threads={threads}", "logger=none")
+        seconds = json.loads((run / "provenance.json").read_text())
+    Classifier.forward = forward  # type: ignore[method-assign]
+    say(
+        "default run",
+        tokens_trained=seen["training"],
+        tokens_evaluated=seen["other"],
+        tokens_a_cpu_second=sum(seen.values()) / taken.cpu,
+        cpu_seconds=taken.cpu,
+        wall_seconds=taken.wall,
+        stages=seconds.get("seconds", seconds.get("timings")),
+    )
+
+
+ALL = {
+    "mask": mask_step,
+    "memory": memory,
+    "tuning": tuning,
+    "learning": learning,
+    "setup": setup,
+    "grafts": grafts,
+    "tokens": tokens,
+    "growth": growth,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(ALL), help="of " + ", ".join(ALL))
+    parser.add_argument("--size", default="minilm", choices=SIZES)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    for name in ("--peak", "--file", "--layers", "--width"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    if options.peak:
+        shape = {k: v and int(v) for k, v in (("layers", options.layers), ("width", options.width))}
+        measure_peak(options.peak, options.size, options.file, **shape)
+        return
+    for name in options.only.split(","):
+        ALL[name](options.size, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
