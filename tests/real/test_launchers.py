@@ -24,7 +24,7 @@ has_ray = importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is not No
 
 needs_slurm = pytest.mark.skipif(slurm.absent() is not None, reason=str(slurm.absent()))
 needs_ray = pytest.mark.skipif(not has_ray, reason='pip install "skillgraft[ray]"')
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
