@@ -17,6 +17,7 @@ from test_evaluate import predictions, softmax
 from test_training import Killed
 
 from skillgraft import data, evaluate, store
+from skillgraft import finetune as finetuning
 from skillgraft import run as running
 from skillgraft.graft import Graft
 
@@ -279,7 +280,7 @@ def test_a_killed_comparison_ends_with_the_same_bits(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "discard", dying)
+        patch.setattr(finetuning, "discard", dying)
         with pytest.raises(Killed):
             make(tmp_path, *TINY, *MOVED, *BESIDE)
     again = make(tmp_path, *TINY, *MOVED, *BESIDE)

@@ -285,6 +285,7 @@ def config(**finetune: Any) -> SimpleNamespace:
     }
     trainer = {
         "accelerator": "cpu",
+        "devices": 1,
         "precision": "32-true",
         "progress": False,
         "evaluation_batch_size": 8,

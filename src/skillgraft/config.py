@@ -302,6 +302,7 @@ class TrainerConfig:
     """Where and how the two Lightning modules run."""
 
     accelerator: str = MISSING
+    devices: int = field(default=1, metadata={"low": 1, "high": None})
     precision: str = MISSING
     evaluation_batch_size: int = between(1)
     progress: bool | None = silent()

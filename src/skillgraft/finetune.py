@@ -8,9 +8,9 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft import stop
+from skillgraft import ranks, stop
 from skillgraft.config import FinetuneConfig, Metric, Optimizer, RunConfig, Schedule, Train
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
@@ -54,6 +54,7 @@ class Batches:
     An epoch's order comes from (seed, epoch) alone, so a resumed run sees the batches that an
     unbroken one would have seen. Of T courses each has one batch in every cycle of T steps, in an
     order that comes from (seed, cycle): tasks count alike, whatever their number of rows.
+    On several ranks a batch is dealt out by rows, and padded as the whole.
     """
 
     courses: Sequence[Course]
@@ -62,6 +63,8 @@ class Batches:
     seed: int
     start: int
     steps: int
+    rank: int = 0
+    ranks: int = 1
 
     def __len__(self) -> int:
         """Return how many batches are left."""
@@ -77,7 +80,8 @@ class Batches:
                 place = int(random.permutation(len(self.courses))[place])
             course = self.courses[place]
             batch = collate([course.train[i] for i in orders[place].at(cycle)], self.pad)
-            yield batch if course.words is None else {**batch, "words": course.words}
+            batch = batch if course.words is None else {**batch, "words": course.words}
+            yield batch if self.ranks == 1 else ranks.share(batch, self.rank, self.ranks)
 
 
 @dataclass
@@ -116,8 +120,44 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
     return 1.0 if schedule is Schedule.constant else 1.0 - step / max(1, steps)
 
 
+def discard(row: Mapping[str, Any]) -> None:
+    """Log nothing."""
+
+
 class Resumable(pl.LightningModule):
-    """A Lightning module that can write what a resumed run needs, after any batch."""
+    """A Lightning module that can write what a resumed run needs, after any batch.
+
+    On several ranks all do the same but for their shares of the batches, rank 0 alone writes, and the
+    process that started them takes up what it has written.
+    """
+
+    folder: Path
+    note: Log
+
+    @property
+    def sent(self) -> Path:
+        """The file through which ranks receive the module."""
+        return self.folder / ranks.FOLDER / "module.pt"
+
+    def __reduce__(self) -> Any:
+        """Be a file to another process: by multiprocessing's own way ranks would share memory."""
+        return ranks.receive, (self.sent,)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what ranks are to have: the log is with the process that started them."""
+        return {**super().__getstate__(), "note": discard}
+
+    def state_dict(self, *_args: Any, **_more: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return nothing: what Lightning would carry back from a rank, `save` has written."""
+        return {}
+
+    def average(self, loss: Tensor) -> Tensor:
+        """Return the mean over ranks of a weighted loss, for the log."""
+        return self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+
+    def resume(self) -> None:
+        """Take up what `save` wrote, and pass on what is new in its history."""
+        raise NotImplementedError
 
     def save(self) -> None:
         """Write it, whole or not at all."""
@@ -152,6 +192,8 @@ class FineTuning(Resumable):
         self.start: dict[str, Tensor] = {}  # what a movement is measured from, where that is needed
         if only is not None or cfg.finetune.l1:
             self.start = {n: p.detach().clone() for n, p in classifier.graftable.items()}
+        size, steps = cfg.finetune.batch_size, cfg.finetune.steps
+        self.batches = Batches(courses, pad, size, cfg.seed, 0, steps, ranks=cfg.trainer.devices)
         self.progress = Progress()
         self.losses: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
@@ -166,22 +208,35 @@ class FineTuning(Resumable):
             optimizer.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter)
         return optimizer
 
+    def train_dataloader(self) -> Batches:
+        """Return the batches that are left, or this rank's share of them."""
+        return replace(self.batches, rank=self.global_rank)
+
     def on_train_start(self) -> None:
-        """Turn dropout on: Lightning leaves a model as from_pretrained returned it, evaluating."""
+        """Turn dropout on: Lightning leaves a model as from_pretrained returned it, evaluating.
+
+        A rank has received all tensors on the CPU, and Lightning has moved the parameters.
+        """
         self.classifier.train()
+        self.losses = [loss.to(self.device) for loss in self.losses]
+        self.start = {name: tensor.to(self.device) for name, tensor in self.start.items()}
+        if self.only is not None:
+            self.only = {name: mask.to(self.device) for name, mask in self.only.items()}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout and set the learning rate from the step alone."""
-        step = self.progress.step
-        torch.manual_seed(derive(self.cfg.seed, "dropout", step))
+        """Seed dropout, from step and rank alone, and set the learning rate from the step alone."""
+        step, rank = self.progress.step, self.global_rank
+        torch.manual_seed(derive(self.cfg.seed, "dropout", step, *([rank] if rank else [])))
         share = factor(self.cfg.finetune.schedule, step, self.cfg.finetune.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy over the class logits."""
+        """Return the mean cross-entropy over the class logits, weighted by the rank's share."""
         loss = nn.functional.cross_entropy(self.classifier(batch), batch["labels"])
-        self.losses.append(loss.detach())
+        if "weight" in batch:
+            loss = loss * batch["weight"]
+        self.losses.append(self.average(loss))
         return loss
 
     def on_after_backward(self) -> None:
@@ -252,7 +307,8 @@ class FineTuning(Resumable):
         score = sum(scores) / len(scores)
         if score > self.progress.best_score:
             self.progress.best_step, self.progress.best_score = step, score
-            write_tensors(self.folder / "best.safetensors", dict(self.named), {})
+            if self.global_rank == 0:
+                write_tensors(self.folder / "best.safetensors", dict(self.named), {})
 
     def record(self, row: dict[str, Any]) -> None:
         """Keep a row of the history and pass it on."""
@@ -261,6 +317,8 @@ class FineTuning(Resumable):
 
     def save(self) -> None:
         """Write weights, optimiser state and progress: what a resumed run needs, whole or not at all."""
+        if self.global_rank:
+            return
         state: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.named.items()}
         for name, parameter in self.named.items():
             for kind, tensor in self.optimizer.state[parameter].items():
@@ -271,7 +329,7 @@ class FineTuning(Resumable):
 
     def resume(self) -> None:
         """Take up a state that `save` wrote, if there is one."""
-        path = self.folder / "resume.safetensors"
+        path, known = self.folder / "resume.safetensors", len(self.progress.history)
         if not path.is_file():
             return
         with safe_open(path, framework="pt") as file:
@@ -286,7 +344,7 @@ class FineTuning(Resumable):
         self.moments = {
             n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
         }
-        for row in self.progress.history:
+        for row in self.progress.history[known:]:
             self.note(row)
 
     @torch.no_grad()
@@ -323,10 +381,11 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
     """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
     progress = cfg.trainer.progress
     bar = sys.stderr.isatty() if progress is None else progress
-    gpu = cfg.trainer.accelerator == "gpu"
+    gpu, devices = cfg.trainer.accelerator == "gpu", cfg.trainer.devices
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=[torch.cuda.current_device()] if gpu else 1,
+        devices=[torch.cuda.current_device()] if gpu and devices == 1 else devices,
+        strategy=ranks.strategy(cfg.trainer),
         precision=cfg.trainer.precision,  # type: ignore[arg-type]
         max_epochs=1,
         limit_train_batches=steps,
@@ -343,22 +402,23 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
     )
 
 
-def fit(trainer: pl.Trainer, module: Resumable, batches: Iterable[Batch]) -> None:
+def fit(trainer: pl.Trainer, module: Resumable) -> None:
     """Run Lightning's loop, without the warnings that are about its own choices.
 
-    Raises Interrupted where a signal has asked for it, after the step and with a checkpoint.
+    Raises Interrupted where a signal has asked for it: after the step and with a checkpoint, on
+    several ranks at once and with the last one's.
     """
     with warnings.catch_warnings():
-        # Fine-tuning calls train() and mask training stays in eval mode: both on purpose.
-        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
-        # Lightning 2.6 calls what torch 2.13 deprecates.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        # What a job is started with is the launcher's to say.
-        warnings.filterwarnings("ignore", message="The `srun` command is available")
+        ranks.ignore_warnings()
         device = next(module.parameters()).device
+        if trainer.world_size > 1:
+            with ranks.started(module, module.sent):
+                trainer.fit(module)
+            module.resume()
+            return
         try:
             with stop.between_steps():
-                trainer.fit(module, train_dataloaders=batches)
+                trainer.fit(module)
         except SIGTERMException:  # raised between two batches; without a code, as if all were well
             module.save()
             raise stop.Interrupted(stop.asked[0] if stop.asked else signal.SIGTERM) from None
@@ -442,14 +502,10 @@ def finetune(
     with trainable(classifier, cfg):
         module = FineTuning(classifier, cfg, courses, pad, folder, log, only)
         module.resume()
-        options = cfg.finetune
-        start = module.progress.step
-        if start < options.steps:
-            batches = Batches(courses, pad, options.batch_size, cfg.seed, start, options.steps)
-            trainer = make_trainer(
-                cfg, len(batches), folder, gradient_clip_val=options.clip or None
-            )
-            fit(trainer, module, batches)
+        module.batches.start = module.progress.step
+        if left := len(module.batches):
+            clip = cfg.finetune.clip or None
+            fit(make_trainer(cfg, left, folder, gradient_clip_val=clip), module)
         classifier.eval()
         if module.progress.best_step >= 0:
             module.restore(load_file(folder / "best.safetensors"))

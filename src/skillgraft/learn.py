@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from skillgraft.seeds import derive
 class MaskBatches:
     """The batches of mask steps `start` to `steps`; each step goes over `examples` training rows.
 
-    A step's rows and their order come from (seed, step) alone.
+    A step's rows and their order come from (seed, step) alone. On several ranks a step's batches are
+    dealt out whole, with the `weight` of each one's loss: where they do not come out even, one is
+    repeated with weight 0.
     """
 
     rows: Sequence[Encoded]
@@ -38,23 +40,38 @@ class MaskBatches:
     seed: int
     start: int
     steps: int
+    rank: int = 0
+    ranks: int = 1
 
     @property
     def per_step(self) -> int:
         """Return the number of batches of one step."""
         return -(-min(self.examples, len(self.rows)) // self.size)
 
+    @property
+    def per_rank(self) -> int:
+        """Return how many batches each rank has in one step."""
+        return -(-self.per_step // self.ranks)
+
     def __len__(self) -> int:
-        """Return how many batches are left."""
-        return (self.steps - self.start) * self.per_step
+        """Return how many batches are left for each rank."""
+        return (self.steps - self.start) * self.per_rank
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of all steps, one after the other."""
         for step in range(self.start, self.steps):
             random = np.random.default_rng(derive(self.seed, "mask", "rows", step))
             order = random.permutation(len(self.rows))[: self.examples].tolist()
-            for group in in_batches(order, self.size):
-                yield collate([self.rows[i] for i in group], self.pad)
+            groups = in_batches(order, self.size)
+            # Lightning divides by a rank's number of batches, and DDP by the ranks
+            even = self.per_rank * self.ranks
+            for place in range(self.rank, even, self.ranks):
+                group = groups[min(place, len(groups) - 1)]
+                batch = collate([self.rows[i] for i in group], self.pad)
+                if self.ranks > 1:
+                    weight = even / len(groups) if place < len(groups) else 0.0
+                    batch["weight"] = torch.tensor(weight)
+                yield batch
 
 
 class MaskSGD(torch.optim.Optimizer):
@@ -82,14 +99,14 @@ class MaskTraining(Resumable):
         classifier: Classifier,
         relaxed: RelaxedGraft,
         cfg: RunConfig,
+        batches: MaskBatches,
         scored: dict[str, Sequence[Encoded]],
-        pad: int,
         folder: Path,
         log: Log,
     ) -> None:
         super().__init__()
-        self.classifier, self.relaxed, self.cfg, self.scored = classifier, relaxed, cfg, scored
-        self.pad, self.folder, self.note = pad, folder, log
+        self.classifier, self.relaxed, self.cfg = classifier, relaxed, cfg
+        self.batches, self.scored, self.folder, self.note = batches, scored, folder, log
         self.best = Best()
         self.history: list[dict[str, Any]] = []
         self.done = 0
@@ -101,24 +118,30 @@ class MaskTraining(Resumable):
         assert graft.lr is not None
         # Lightning has divided by the number of batches; Localize-and-Stitch sums over them.
         summed = graft.selector is Selector.stitch_l1
-        times = self.trainer.accumulate_grad_batches if summed else 1
+        times = self.batches.per_step if summed else 1
         return MaskSGD(self.relaxed, graft.lr * times)
+
+    def train_dataloader(self) -> MaskBatches:
+        """Return the batches that are left, or this rank's share of them."""
+        return replace(self.batches, rank=self.global_rank)
 
     def on_train_start(self) -> None:
         """Turn dropout off, and take back the gradients that moving the module has replaced."""
         self.classifier.eval()
-        self.relaxed.link()
+        self.relaxed.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of the relaxed graft over one batch."""
         loss = nn.functional.cross_entropy(self.classifier(batch), batch["labels"])
-        self.losses.append(loss.detach())
+        if "weight" in batch:
+            loss = loss * batch["weight"]
+        self.losses.append(self.average(loss))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At the end of a step: log, and on schedule score the rounded graft and keep a checkpoint."""
         graft = self.cfg.graft
-        if len(self.losses) < self.trainer.accumulate_grad_batches:
+        if len(self.losses) < self.batches.per_rank:
             return
         self.done += 1
         loss = torch.stack(self.losses).mean().item()
@@ -145,7 +168,7 @@ class MaskTraining(Resumable):
         size = self.cfg.trainer.evaluation_batch_size
         with self.relaxed.rounded(chosen):
             for split, rows in self.scored.items():
-                probabilities = predict(self.classifier, rows, self.pad, size)
+                probabilities = predict(self.classifier, rows, self.batches.pad, size)
                 value = measure(probabilities, [row.label for row in rows], metric)[metric.value]
                 row[f"graft/{split}/{metric.value}"] = value or 0.0
         total = sum(row.values())
@@ -159,6 +182,8 @@ class MaskTraining(Resumable):
 
     def save(self) -> None:
         """Write scores, best region and progress: what a resumed run needs, whole or not at all."""
+        if self.global_rank:
+            return
         tensors = {"scores": self.relaxed.scores, "best": self.best.region}
         progress = Progress(self.done, self.best.step, self.best.score, self.history)
         write_tensors(self.folder / "mask.safetensors", tensors, vars(progress))
@@ -177,7 +202,7 @@ class MaskTraining(Resumable):
         self.relaxed.build()
         self.best = Best(progress.best_step, progress.best_score, tensors["best"])
         self.done = progress.step
-        for row in progress.history:
+        for row in progress.history[len(self.history) :]:
             self.record(row)
 
 
@@ -196,16 +221,16 @@ def learn(
     `folder` keeps the last checkpoint; a killed training goes on from there with the same bits.
     """
     options: GraftConfig = cfg.graft
-    scored = {"train": train[: options.score_rows], "validation": validation}
-    module = MaskTraining(classifier, relaxed, cfg, scored, pad, folder, log)
-    module.resume()
     assert options.steps is not None
     assert options.batch_size is not None
     assert options.examples is not None
-    batches = MaskBatches(
-        train, pad, options.batch_size, options.examples, cfg.seed, module.done, options.steps
-    )
-    if len(batches):
-        trainer = make_trainer(cfg, len(batches), folder, accumulate_grad_batches=batches.per_step)
-        fit(trainer, module, batches)
+    size, examples, steps = options.batch_size, options.examples, options.steps
+    batches = MaskBatches(train, pad, size, examples, cfg.seed, 0, steps, ranks=cfg.trainer.devices)
+    scored = {"train": train[: options.score_rows], "validation": validation}
+    module = MaskTraining(classifier, relaxed, cfg, batches, scored, folder, log)
+    module.resume()
+    batches.start = module.done
+    if left := len(batches):
+        trainer = make_trainer(cfg, left, folder, accumulate_grad_batches=batches.per_rank)
+        fit(trainer, module)
     return module.best.region, module.history

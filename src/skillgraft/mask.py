@@ -144,6 +144,13 @@ class RelaxedGraft(FlatModel):
             share = region.relax(scores, base, self.bias).to(delta.dtype)
             torch.addcmul(pretrained, share, delta, out=self.theta[at])
 
+    def to(self, device: torch.device) -> None:
+        """Move the flat vectors and θ_pre to the device that the model has been moved to, and link."""
+        for name in ("theta", "gradient", "delta", "base", "scores"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.before = {n: (data.to(device), g, flag) for n, (data, g, flag) in self.before.items()}
+        self.link()
+
     def region(self) -> Tensor:
         """Return the sorted flat indices of round(γ(S))."""
         return region.rounded(self.scores, self.base, self.bias).nonzero().view(-1)

@@ -147,10 +147,6 @@ def job_number() -> int | None:
     return None if number is None else int(number)
 
 
-def discard(row: Mapping[str, Any]) -> None:
-    """Log nothing: the curves of comparison models are not kept."""
-
-
 def for_task(cfg: RunConfig, task: TaskConfig) -> RunConfig:
     """Return the configuration with another task in the place of the run's own."""
     other = copy.deepcopy(cfg)
@@ -203,14 +199,18 @@ class Making:
         """Load tokenizer, rows as token ids, and the pre-trained model: the last check of the input."""
         import torch
 
-        from skillgraft import checkpoint, model, prompt
+        from skillgraft import checkpoint, model, prompt, ranks
 
         cfg = self.cfg
         torch.set_num_threads(cfg.threads)
-        quiet()
+        ranks.quiet()
         gpu = cfg.trainer.accelerator == "gpu"
         if gpu and not torch.cuda.is_available():
             raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
+        if gpu and torch.cuda.device_count() < cfg.trainer.devices:
+            raise InputError(
+                f"trainer.devices={cfg.trainer.devices}: torch sees {torch.cuda.device_count()} GPUs"
+            )
         if gpu:  # the variable is what cuBLAS wants for the same bits, before its first use
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -640,7 +640,7 @@ class Making:
         predictions: dict[str, dict[str, Predictions]],
     ) -> None:
         """Train the region's entries alone for some steps, all else held fast, and note the result."""
-        from skillgraft.finetune import finetune
+        from skillgraft.finetune import discard, finetune
 
         cfg = copy.deepcopy(self.cfg)
         cfg.finetune.steps, cfg.finetune.train, cfg.finetune.l1 = steps, Train.full, 0.0
@@ -756,12 +756,6 @@ class Making:
             "seconds": self.seconds,
             **memory,
         }
-
-
-def quiet() -> None:
-    """Silence what Lightning says about every trainer it makes; its warnings stay."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def show(folder: Path) -> None:

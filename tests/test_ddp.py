@@ -1,0 +1,221 @@
+"""One model over two processes: the same fine-tuning and the same mask as in one, and no process left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import TINY, command
+from test_training import Tiny, config, course, examples
+from torch import Tensor, nn
+
+from skillgraft import ranks, store
+from skillgraft.config import Optimizer, Schedule, Selector
+from skillgraft.errors import InputError
+from skillgraft.finetune import Batches, Progress, discard, finetune
+from skillgraft.learn import MaskBatches, learn
+from skillgraft.mask import RelaxedGraft, initial_scores
+from skillgraft.prompt import Batch
+
+# A gradient is summed in another order, so its last bits differ: after these few steps weights have
+# been up to 8e-8 apart, and scores up to 4e-6 of the way that they have gone.
+WEIGHTS = {"rtol": 1e-5, "atol": 1e-6}
+SCORES = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    weight = batch.get("weight", torch.tensor(1.0))
+    return nn.functional.cross_entropy(model(batch), batch["labels"]) * weight
+
+
+# ------------------------------------------------------------------------------ what a rank is dealt
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 9), world=st.integers(2, 4))
+def test_the_mean_over_ranks_is_the_mean_over_rows(rows: int, world: int) -> None:
+    """Also where ranks have different numbers of rows, or none."""
+    tiny = Tiny().eval()
+    (whole,) = Batches([course(examples(rows))], 0, rows, 3, 0, 1)
+    parts = [
+        next(iter(Batches([course(examples(rows))], 0, rows, 3, 0, 1, rank, world)))
+        for rank in range(world)
+    ]
+    assert all(part["input_ids"].shape[1] == whole["input_ids"].shape[1] for part in parts)
+    mean = torch.stack([loss(tiny, part) for part in parts]).mean()
+    torch.testing.assert_close(mean, loss(tiny, whole))
+
+
+def test_words_of_another_task_are_every_rank_s() -> None:
+    whole = {"labels": torch.arange(3), "input_ids": torch.arange(3), "words": torch.tensor([7, 8])}
+    part = ranks.share(whole, 1, 2)
+    assert part["input_ids"].tolist() == part["labels"].tolist() == [1]
+    assert part["words"].tolist() == [7, 8]
+    assert part["weight"].item() == pytest.approx(2 / 3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 12), size=st.integers(1, 4), world=st.integers(2, 4))
+def test_a_mask_step_deals_whole_batches(rows: int, size: int, world: int) -> None:
+    """The mean over ranks of each one's mean is the mean of the batch means."""
+    tiny, data = Tiny().eval(), examples(rows)
+    whole = list(MaskBatches(data, 0, size, rows, 3, 0, 1))
+    parts = [MaskBatches(data, 0, size, rows, 3, 0, 1, rank, world) for rank in range(world)]
+    assert {len(part) for part in parts} == {-(-len(whole) // world)}
+    assert all(len(list(part)) == len(part) for part in parts)
+    means = [torch.stack([loss(tiny, batch) for batch in part]).mean() for part in parts]
+    expected = torch.stack([loss(tiny, batch) for batch in whole]).mean()
+    torch.testing.assert_close(torch.stack(means).mean(), expected)
+
+
+# ---------------------------------------------------------------------------- one and two processes
+
+
+def trained(
+    folder: Path, devices: int, dropout: float = 0.0, **options: object
+) -> tuple[dict[str, Tensor], Progress]:
+    """Fine-tune by batches of three rows, and one of a single row each epoch."""
+    folder.mkdir(exist_ok=True)
+    cfg = config(**{"steps": 12, "evaluate_every": 6, "batch_size": 3} | options)
+    cfg.trainer.devices = devices
+    tiny, data, seen = Tiny(), examples(22), []
+    tiny.drop.p = dropout  # of which each rank draws its own
+    progress = finetune(tiny, cfg, [course(data[:13], data[13:])], 0, folder, seen.append)
+    assert seen == progress.history  # each row once, in this process
+    assert not (folder / ranks.FOLDER).exists()
+    return {name: t.clone() for name, t in tiny.trained().items()}, progress
+
+
+@pytest.mark.parametrize("kind", list(Optimizer))
+def test_fine_tuning_on_two_processes(tmp_path: Path, kind: Optimizer) -> None:
+    (one, of_one), (two, of_two) = (trained(tmp_path / str(n), n, optimizer=kind) for n in (1, 2))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, **WEIGHTS)
+    assert of_one.best_step == of_two.best_step
+    for a, b in zip(of_one.history, of_two.history, strict=True):
+        assert b == pytest.approx(a, abs=1e-5)
+
+
+def test_two_processes_go_on_with_the_same_bits(tmp_path: Path) -> None:
+    """AdamW's moments and the losses since the last row come back; dropout is on."""
+    options = {"dropout": 0.3, "evaluate_every": 3, "schedule": Schedule.constant}
+    whole, _ = trained(tmp_path / "whole", 2, **options)
+    trained(tmp_path / "broken", 2, steps=6, **options)
+    (tmp_path / "broken" / ranks.FOLDER).mkdir()  # as after a kill
+    broken, _ = trained(tmp_path / "broken", 2, **options)
+    assert all(torch.equal(broken[name], tensor) for name, tensor in whole.items())
+    alone, _ = trained(tmp_path / "alone", 1, **options)
+    assert not torch.equal(alone["layer.weight"], whole["layer.weight"])
+
+
+def test_bad_input_of_a_rank_is_one_line(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    with pytest.raises(InputError, match=r"^fine-tuning diverged by step 10: lower finetune\.lr$"):
+        trained(tmp_path / "f", 2, optimizer=Optimizer.sgd, lr=1e30, clip=0.0, evaluate_every=12)
+    assert set(multiprocessing.active_children()) == before
+    assert not (tmp_path / "f" / ranks.FOLDER).exists()
+
+
+def masked(
+    folder: Path, devices: int, selector: Selector
+) -> tuple[Tensor, list[dict[str, float]], Tensor]:
+    """Learn a mask by three batches a step."""
+    folder.mkdir()
+    cfg = config()
+    cfg.trainer.devices, cfg.graft.selector, cfg.graft.lr = devices, selector, 3e4
+    tiny, data = Tiny(), examples(22)
+    random = torch.Generator().manual_seed(1)
+    finetuned = {
+        n: p.data + torch.randn(p.shape, generator=random) for n, p in tiny.graftable.items()
+    }
+    scores = initial_scores(42, 3)
+    relaxed = RelaxedGraft(tiny.graftable, finetuned, torch.arange(42) % 5 == 0, scores, 10.0)
+    try:
+        chosen, history = learn(tiny, relaxed, cfg, data[:14], data[14:], 0, folder, discard)
+    finally:
+        relaxed.close()
+    return chosen, history, scores
+
+
+@pytest.mark.parametrize("selector", [Selector.learned, Selector.stitch_l1])
+def test_mask_training_on_two_processes(tmp_path: Path, selector: Selector) -> None:
+    one, two = (masked(tmp_path / str(n), n, selector) for n in (1, 2))
+    assert one[0].tolist() == two[0].tolist()
+    torch.testing.assert_close(two[2], one[2], **SCORES)
+    assert (one[2] - initial_scores(42, 3)).abs().max() > 1  # far more than the tolerance
+    for a, b in zip(one[1], two[1], strict=True):
+        assert b == pytest.approx(a, abs=1e-5)
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+FEW = (*TINY, "trainer=ddp", "graft.steps=2", "graft.examples=8", "graft.batch_size=3")
+
+
+def whole(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.name.startswith("toy_film-")]
+
+
+def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
+    """In one process: no rank runs the command line again, and none says anything."""
+    done = command(
+        "-m", f"store={tmp_path}", *FEW, "logger=wandb_offline", "seed=1,2", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if " INFO " not in line]
+    folders = whole(tmp_path)
+    assert sorted(store.read_json(folder / "status.json")["seed"] for folder in folders) == [1, 2]
+    assert len(list(tmp_path.glob(".jobs/*/*/run.json"))) == 2
+    for folder in folders:
+        assert store.verify(folder) == []
+        (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+        told = file.read_bytes()
+        for key in ("finetune/loss", "finetune/validation/accuracy", "graft/loss", "graft/score"):
+            assert key.encode() in told
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alone(group: int) -> bool:
+    """Return whether no process of a group is left, but for ones that have ended."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return not [row for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    """Its ranks end with it, whether or not it could end them; the same command goes on."""
+    program = str(Path(sys.executable).parent / "skillgraft")
+    arguments = [program, f"store={tmp_path}", *FEW, "finetune.steps=100000"]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            arguments, stdout=stderr, stderr=stderr, start_new_session=True, cwd=tmp_path
+        )
+    saved = ".partial/finetuned-*/resume.safetensors"
+    until(lambda: process.poll() is not None or list(tmp_path.glob(saved)))
+    assert process.poll() is None, (tmp_path / "stderr").read_text()
+    process.send_signal(number)
+    stopped = number == signal.SIGTERM
+    assert process.wait(60) == (128 + number if stopped else -number)
+    until(lambda: alone(process.pid))
+    said = (tmp_path / "stderr").read_text()
+    assert ("stopped by SIGTERM; the same command goes on from there" in said) == stopped
+    assert "Traceback" not in said
+    assert bool(list(tmp_path.glob(f".partial/*/{ranks.FOLDER}"))) != stopped
