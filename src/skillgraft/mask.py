@@ -36,13 +36,17 @@ class FlatModel:
         self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.theta)
         self.finetuned = {n: finetuned[n].to(p) for n, p in self.pretrained.items()}
+        self.cut()
+        self.link()
+
+    def cut(self) -> None:
+        """Cut θ_pre and θ_ft into chunks, of views of their tensors."""
         # so small on a CPU that what is made of a chunk stays in its cache
-        size = 1 << (17 if first.device.type == "cpu" else 24)
+        size = 1 << (17 if self.theta.device.type == "cpu" else 24)
         self.parts = [
             groups([tensors[name] for name in self.parameters], size)
             for tensors in (self.pretrained, self.finetuned)
         ]
-        self.link()
 
     def link(self) -> None:
         """Make the parameters and their gradients views of the flat vectors.
@@ -145,10 +149,13 @@ class RelaxedGraft(FlatModel):
             torch.addcmul(pretrained, share, delta, out=self.theta[at])
 
     def to(self, device: torch.device) -> None:
-        """Move the flat vectors and θ_pre to the device that the model has been moved to, and link."""
-        for name in ("theta", "gradient", "delta", "base", "scores"):
-            setattr(self, name, getattr(self, name).to(device))
-        self.before = {n: (data.to(device), g, flag) for n, (data, g, flag) in self.before.items()}
+        """Move flat vectors, θ_pre and θ_ft to the device that the model has been moved to, and link."""
+        if self.theta.device != device:
+            for name in ("theta", "gradient", "base", "scores"):
+                setattr(self, name, getattr(self, name).to(device))
+            self.before = {n: (p.to(device), g, flag) for n, (p, g, flag) in self.before.items()}
+            self.finetuned = {n: tensor.to(device) for n, tensor in self.finetuned.items()}
+            self.cut()
         self.link()
 
     def region(self) -> Tensor:
