@@ -164,7 +164,9 @@ class Resumable(pl.LightningModule):
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
-        """End at once where a signal came before Lightning could notice it."""
+        """End at once where a signal came before Lightning could notice it; a rank, with its run."""
+        if self.trainer.world_size > 1:
+            ranks.end_with_parent()
         if stop.asked:
             raise SIGTERMException
 

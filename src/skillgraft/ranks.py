@@ -9,9 +9,11 @@ import re
 import shutil
 import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -76,6 +78,18 @@ def ignore_warnings() -> None:
 def send(module: LightningModule, path: Path) -> None:
     """Write a module, and the number of threads, for `receive`."""
     torch.save((type(module), module.__getstate__(), torch.get_num_threads()), path)
+
+
+def end_with_parent() -> None:
+    """From here on end this rank when the run's own process has ended: nobody would take up its work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, args=[parent.sentinel], daemon=True).start()
 
 
 def receive(path: Path) -> LightningModule:
