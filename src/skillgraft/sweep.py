@@ -68,7 +68,7 @@ class Record(Callback):
         }
         store.write_json(folder / "record.json", record)
         jobs.mkdir(parents=True, exist_ok=True)
-        state.write(jobs / PLAN, planned=record["planned"], started=record["started"])
+        state.write(jobs / PLAN, total=len(record["planned"]), started=record["started"])
         begun.append(folder)
 
 
@@ -92,7 +92,8 @@ def progress(job: Path) -> None:
     plan, lines = store.read_json(job.parent / PLAN), (job.parent / ENDED).read_text().splitlines()
     # of a job that was queued again, the last
     states = list(dict(line.rsplit(maxsplit=1) for line in lines).values())
-    done, total = len(states), len(plan["planned"])
+    done = len(states)
+    total = max(done, plan["total"])
     left = timedelta(seconds=round((time.time() - plan["started"]) / done * (total - done)))
     failed = done - states.count(state.WHOLE)
     log.info("job %d of %d, %d failed, about %s left", done, total, failed, left)
