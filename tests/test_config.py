@@ -22,7 +22,8 @@ from skillgraft import config
 from skillgraft.config import RunConfig, keys
 from skillgraft.errors import InputError
 
-FILES = sorted(config.CONF.rglob("*.yaml"))
+LAUNCHERS = config.CONF / "hydra" / "launcher"  # for sweeps alone: tests/test_launch.py
+FILES = sorted(file for file in config.CONF.rglob("*.yaml") if file.parent != LAUNCHERS)
 TASKS = sorted(file.stem for file in (config.CONF / "task").glob("*.yaml"))
 KEYS = [name for name, _ in keys()]
 LEAVES = [name for name in KEYS if not any(other.startswith(f"{name}.") for other in KEYS)]

@@ -385,7 +385,7 @@ def test_sweep_makes_one_wandb_run_a_job(tmp_path: Path) -> None:
         "-m", f"store={tmp_path}/runs", *SMALL, "sparsity=0.01,0.02", "task.ood=[]", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    runs = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
+    runs = [p for p in (tmp_path / "runs").iterdir() if p.name.startswith("toy_film")]
     assert len(runs) == 2
     assert len({summary_of(run)["config"]["sparsity"] for run in runs}) == 2
     assert len(list((tmp_path / "runs" / ".finetuned").iterdir())) == 1
@@ -442,7 +442,9 @@ def test_traceback_on_request(tmp_path: Path) -> None:
         "hydra.verbose=true", "task=sst2", "data_dir=nowhere", f"store={tmp_path}", cwd=tmp_path
     )
     assert done.returncode != 0
-    assert "Traceback" in done.stderr
+    assert "Traceback" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr
 
 
 # ------------------------------------------------------------------------- what can go wrong later

@@ -37,12 +37,12 @@ def app(cfg: DictConfig) -> None:
     try:
         run(cast(config.RunConfig, cfg), [Path(path) for path in sources], folder)
     except Exception as error:
-        ours = isinstance(error, InputError) and not settings.verbose
-        if not many and ours:
-            sys.exit(f"skillgraft: {error}")
-        log.error("%s", error if ours else "failed", exc_info=not ours)
+        ours = isinstance(error, InputError)
+        quiet = ours and not settings.verbose
+        if many or not quiet:
+            log.error("%s", error if ours else "failed", exc_info=not quiet)
         if not many:
-            sys.exit(1)
+            sys.exit(f"skillgraft: {error}" if ours else 1)
     finally:
         if many:
             from skillgraft import sweep

@@ -53,7 +53,7 @@ class Record(Callback):
         digest = store.short_hash({"overrides": sorted(overrides), "axes": axes})
         folder = store.Store(config.store).sweeps / f"{name}-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = Path(settings.sweep.dir).absolute()
+        jobs, plan = Path(settings.sweep.dir).absolute(), planned(axes, settings.overrides.task)
         record = {
             "name": name,
             "command": shlex.join(["skillgraft", *sys.argv[1:]]),
@@ -62,13 +62,13 @@ class Record(Callback):
             "claim": OmegaConf.to_container(config.claim),
             "logger": configuration.plain(config.logger),
             "jobs": str(jobs),
-            "planned": planned(axes, settings.overrides.task),
-            "started": time.time(),
+            "planned": plan,
+            "started": (started := time.time()),
             "runs": [],
         }
         store.write_json(folder / "record.json", record)
         jobs.mkdir(parents=True, exist_ok=True)
-        state.write(jobs / PLAN, total=len(record["planned"]), started=record["started"])
+        state.write(jobs / PLAN, total=len(plan), started=started)
         begun.append(folder)
 
 
