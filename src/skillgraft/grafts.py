@@ -6,9 +6,10 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from skillgraft import index, state, store
 from skillgraft.errors import InputError
@@ -19,25 +20,29 @@ if TYPE_CHECKING:
 
     from skillgraft.graft import Graft
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+class OneLine(TyperGroup):
+    """The commands: an error of the user's is one line on the standard error, and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            typer.echo(f"grafts: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(cls=OneLine, help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line to the standard error and exit with code 1."""
-    typer.echo(f"grafts: {message}", err=True)
-    raise typer.Exit(1)
-
-
 def loaded(path: Path) -> Graft:
-    """Return the graft of a run's folder or a file, or end with an error."""
+    """Return the graft of a run's folder or a file."""
     from skillgraft.graft import Graft
 
-    try:
-        return Graft.load(store.graft_file(str(path)))
-    except InputError as error:
-        fail(str(error))
+    return Graft.load(store.graft_file(str(path)))
 
 
 def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
@@ -59,7 +64,7 @@ def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
     lines = index.columns(place.root, columns)
     lines += [tuple(map(run.get, columns)) for run in state.unfinished(place)]
     if not lines:
-        fail(f"{place.root}: no run in it")
+        raise InputError(f"{place.root}: no run in it")
     lines.sort(key=lambda line: [(value is None, value) for value in line[: len(names)]])
     if as_json:
         records = [dict(zip(columns, line, strict=True)) for line in lines]
@@ -90,9 +95,9 @@ def table(
     place, names = Store(root), columns.split(",")
     frame = compare.collect(place)
     if frame.empty:
-        fail(f"{place.root}: no whole run in it")
+        raise InputError(f"{place.root}: no whole run in it")
     if unknown := [name for name in names if name not in frame.columns]:
-        fail(f"--columns: no metric {unknown[0]} in {root}")
+        raise InputError(f"--columns: no metric {unknown[0]} in {root}")
     echo_table(compare.over_seeds(frame, names), as_json)
 
 
@@ -119,7 +124,7 @@ def claims(root: Root = Path("runs"), as_json: AsJson = False) -> None:
             measured = record["measured"] if as_json else str(statement.measured or "–")
             lines.append({"sweep": name, **record, "measured": measured})
     if not lines:
-        fail(f"{place.root}: no sweep with a claim in it")
+        raise InputError(f"{place.root}: no sweep with a claim in it")
     if as_json:
         return typer.echo(json.dumps(lines, indent=1))
     frame = pd.DataFrame(lines).drop(columns="seeds")
@@ -142,10 +147,10 @@ def compare_models(
     from skillgraft import stats
 
     if not store.is_whole(path):
-        fail(f"{path}: no whole run")
+        raise InputError(f"{path}: no whole run")
     frame = pd.read_parquet(path / "predictions.parquet")
     if split not in (known := frame["split"].unique().tolist()):
-        fail(f"--split {split}: the run has {', '.join(known)}")
+        raise InputError(f"--split {split}: the run has {', '.join(known)}")
     frame = frame[frame["split"] == split]
     names = [name for name in map(str, frame) if name.startswith("p/")]
     seed = int(store.read_json(path / "status.json")["seed"])
@@ -222,18 +227,15 @@ def apply(
     from skillgraft import checkpoint, export
     from skillgraft.config import ModelConfig
 
-    try:
-        file = store.graft_file(str(path))
-        graft, record = loaded(path), file.with_name("config.yaml")
-        if model is None and not record.is_file():
-            fail(f"{path}: no run beside it says which model it belongs to: give --model")
-        known = OmegaConf.load(record).model if model is None else {"path": model}
-        source = ModelConfig(
-            name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
-        )
-        typer.echo(export.apply(graft, checkpoint.locate(source), out))
-    except InputError as error:
-        fail(str(error))
+    file = store.graft_file(str(path))
+    graft, record = loaded(path), file.with_name("config.yaml")
+    if model is None and not record.is_file():
+        raise InputError(f"{path}: no run beside it says which model it belongs to: give --model")
+    known = OmegaConf.load(record).model if model is None else {"path": model}
+    source = ModelConfig(
+        name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
+    )
+    typer.echo(export.apply(graft, checkpoint.locate(source), out))
 
 
 @app.command("overlap")
@@ -249,18 +251,15 @@ def overlap_of(
 
     import pandas as pd
 
-    grafts = {
-        str(path.parent.name if path.name == "graft.safetensors" else path.name): loaded(path)
+    grafts = [
+        (path.parent.name if path.name == "graft.safetensors" else path.name, loaded(path))
         for path in paths
-    }
+    ]
     if len(grafts) < 2:
-        fail("give two grafts or more")
+        raise InputError("give two grafts or more")
     lines = []
-    try:
-        for (one, a), (other, b) in itertools.combinations(grafts.items(), 2):
-            lines.append({"a": one, "b": other, **a.overlap(b)})
-    except InputError as error:
-        fail(str(error))
+    for (one, a), (other, b) in itertools.combinations(grafts, 2):
+        lines.append({"a": one, "b": other, **a.overlap(b)})
     echo_table(pd.DataFrame(lines), as_json)
 
 
@@ -278,14 +277,11 @@ def combine(
 
     rules = {"union": union, "intersection": intersection}
     if rule not in rules:
-        fail(f"--rule {rule}: expected union or intersection")
+        raise InputError(f"--rule {rule}: expected union or intersection")
     if out.exists():
-        fail(f"--out {out}: is there already")
-    try:
-        graft = rules[rule]([loaded(path) for path in paths])
-        typer.echo(f"{graft.save(out)}: {graft}")
-    except InputError as error:
-        fail(str(error))
+        raise InputError(f"--out {out}: is there already")
+    graft = rules[rule]([loaded(path) for path in paths])
+    typer.echo(f"{graft.save(out)}: {graft}")
 
 
 @app.command()
@@ -308,14 +304,11 @@ def extract(
     from skillgraft import export
 
     if selector not in (known := ("movement", "magnitude", "random")):
-        fail(f"--selector {selector}: expected one of {', '.join(known)}")
+        raise InputError(f"--selector {selector}: expected one of {', '.join(known)}")
     if out.exists():
-        fail(f"--out {out}: is there already")
-    try:
-        graft = export.extract(pretrained, finetuned, selector, sparsity, graftable or (), seed)
-        typer.echo(f"{graft.save(out)}: {graft}")
-    except InputError as error:
-        fail(str(error))
+        raise InputError(f"--out {out}: is there already")
+    graft = export.extract(pretrained, finetuned, selector, sparsity, graftable or (), seed)
+    typer.echo(f"{graft.save(out)}: {graft}")
 
 
 @app.command()
@@ -351,31 +344,28 @@ def rerun(
     from skillgraft import rerun as reruns
 
     if out is not None and figure is None:
-        fail("--out: only with --figure")
+        raise InputError("--out: only with --figure")
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
-        fail(f"--keep {keep}: not empty")
+        raise InputError(f"--keep {keep}: not empty")
     with contextlib.ExitStack() as stack:
         scratch = Store(
             keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="skillgraft-"))
         )
-        try:
-            runs = reruns.behind(figure, Path(path)) if figure else [reruns.find(path, Store(root))]
-            named, changed = reruns.check(runs, scratch)
-            for line in (*named, *changed):
-                typer.echo(line, err=True)
-            if changed and not anyway:
-                fail("what is read has changed; --anyway makes the run all the same")
-            if cached:
-                typer.echo("fine-tuned weights: from the store, not made again", err=True)
-            made = {folder: reruns.again(folder, scratch, cached) for folder in runs}
-            found = reruns.compare(made)
-            if figure:
-                drawn, cells = reruns.redraw(Path(path), scratch, [f.name for f in made.values()])
-                found += cells
-                if out is not None:
-                    shutil.copytree(drawn, out, dirs_exist_ok=True)
-        except InputError as error:
-            fail(str(error))
+        runs = reruns.behind(figure, Path(path)) if figure else [reruns.find(path, Store(root))]
+        named, changed = reruns.check(runs, scratch)
+        for line in (*named, *changed):
+            typer.echo(line, err=True)
+        if changed and not anyway:
+            raise InputError("what is read has changed; --anyway makes the run all the same")
+        if cached:
+            typer.echo("fine-tuned weights: from the store, not made again", err=True)
+        made = {folder: reruns.again(folder, scratch, cached) for folder in runs}
+        found = reruns.compare(made)
+        if figure:
+            drawn, cells = reruns.redraw(Path(path), scratch, [f.name for f in made.values()])
+            found += cells
+            if out is not None:
+                shutil.copytree(drawn, out, dirs_exist_ok=True)
     if as_json:
         record = {"runs": [f.name for f in runs], "cached": cached, "identical": not found}
         lists = {"environment": named, "inputs": changed, "differences": found}
@@ -404,11 +394,8 @@ def report(
     from skillgraft import report as reports
 
     if not force and out.is_dir() and any(out.iterdir()):
-        fail(f"--out {out}: not empty; --force writes over it")
-    try:
-        typer.echo(reports.write(root, out))
-    except InputError as error:
-        fail(str(error))
+        raise InputError(f"--out {out}: not empty; --force writes over it")
+    typer.echo(reports.write(root, out))
 
 
 @app.command("gc")
@@ -427,7 +414,7 @@ def free(
 
     place = Store(root)
     if not place.root.is_dir():
-        fail(f"{place.root}: no such folder")
+        raise InputError(f"{place.root}: no such folder")
     items = gc.freeable(place)
     lines = [
         {"what": i.kind, "folder": str(i.folder.relative_to(place.root)), "MiB": i.bytes / 2**20}
