@@ -153,10 +153,10 @@ def test_submitit_queues_a_job_again_once_its_run_has_ended() -> None:
 def test_a_job_that_is_queued_again_counts_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state.write(tmp_path / sweep.PLAN, total=2, started=time.time())
+    store.write_json(tmp_path / sweep.PLAN, {"total": 2, "started": time.time()})
     for number, became in ((0, state.INTERRUPTED), (1, state.WHOLE), (0, state.WHOLE)):
         (tmp_path / str(number)).mkdir(exist_ok=True)
-        state.write(tmp_path / str(number) / store.RUN_FILE, state=became)
+        store.write_json(tmp_path / str(number) / store.RUN_FILE, {"state": became})
         with caplog.at_level(logging.INFO):
             sweep.progress(tmp_path / str(number))
     assert [record.message.partition(", about")[0] for record in caplog.records] == [

@@ -33,7 +33,7 @@ def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (record["task"], record["selector"], record["seed"]) == ("toy_film", "movement", 13)
     (listed,) = state.unfinished(store.Store(tmp_path))
     assert listed["state"] == "failed"
-    state.write(file, **record | {"state": "running"})  # killed: nobody holds its lease
+    store.write_json(file, record | {"state": "running"})  # killed: nobody holds its lease
     (listed,) = state.unfinished(store.Store(tmp_path))
     assert listed["state"] == "interrupted"
     with store.Store(tmp_path).lock(record["id"]):

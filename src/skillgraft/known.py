@@ -113,9 +113,7 @@ def remember(
         if matched_size(cfg, rows) != size:  # another run came between the two looks
             return
     file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(f".{os.getpid()}")
-    write_json(scratch, known)
-    scratch.replace(file)
+    write_json(file, known)
 
 
 def places_of(cfg: RunConfig, folders: Sequence[Path]) -> Iterator[Path | None]:

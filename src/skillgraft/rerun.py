@@ -69,7 +69,7 @@ def behind(figure: str, sweep: Path) -> list[Path]:
 
     Raises InputError where the sweep draws another figure, has not drawn it, or lost one of its runs.
     """
-    from skillgraft.sweep import run_ids
+    from skillgraft.sweep import jobs_of, run_ids
 
     if not (sweep / "record.json").is_file():
         raise InputError(f"{sweep}: no sweep; expected a folder STORE/sweeps/NAME")
@@ -80,7 +80,7 @@ def behind(figure: str, sweep: Path) -> list[Path]:
         raise InputError(f"{sweep}: not drawn yet; `grafts claims {sweep.parents[1]}` draws it")
     place = Store(sweep.parents[1])
     # those that failed are not in the figure either, and `conclude` counts them
-    drawn = [f for name in run_ids(record) if store.is_whole(f := place.run(name))]
+    drawn = [f for name in run_ids(record, jobs_of(record)) if store.is_whole(f := place.run(name))]
     judged = store.read_json(sweep / "verdict.json")["runs"]
     if len(drawn) != judged:
         raise InputError(f"{sweep}: drawn from {judged} runs, of which the store has {len(drawn)}")

@@ -16,13 +16,6 @@ from skillgraft.store import Store
 RUNNING, WHOLE, FAILED, INTERRUPTED = "running", "whole", "failed", "interrupted"
 
 
-def write(path: Path, **values: Any) -> None:
-    """Write a record under another name and rename it: a reader never sees half of it."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    store.write_json(scratch, values)
-    scratch.replace(path)
-
-
 @contextmanager
 def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
     """Keep a record up to date inside a `with` block: running, and then what became of it.
@@ -35,7 +28,7 @@ def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
 
     def tell(**more: Any) -> None:
         record.update(more)
-        write(path, **record)
+        store.write_json(path, record)
 
     tell()
     try:

@@ -371,8 +371,10 @@ def is_whole(folder: Path) -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON: NaN is an error, never a value."""
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write strict JSON, whole or not at all: NaN is an error, never a value."""
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")  # two processes may write one record
+    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    scratch.replace(path)
 
 
 def read_json(path: Path) -> Any:

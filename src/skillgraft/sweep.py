@@ -68,7 +68,7 @@ class Record(Callback):
         }
         store.write_json(folder / "record.json", record)
         jobs.mkdir(parents=True, exist_ok=True)
-        state.write(jobs / PLAN, total=len(plan), started=started)
+        store.write_json(jobs / PLAN, {"total": len(plan), "started": started})
         begun.append(folder)
 
 
@@ -113,9 +113,9 @@ def jobs_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def run_ids(record: Mapping[str, Any]) -> list[str]:
+def run_ids(record: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the runs that a sweep's jobs have made or found so far, in the jobs' order."""
-    found = [job["id"] for job in jobs_of(record) if job["id"] is not None]
+    found = [job["id"] for job in jobs if job["id"] is not None]
     return list(dict.fromkeys(found or record["runs"]))  # a store that was moved has no job folders
 
 
@@ -127,8 +127,9 @@ def finish() -> bool:
     if not begun:
         return True
     folder = begun.pop()
-    record, jobs = store.read_json(folder / "record.json"), []
-    jobs, record["runs"] = jobs_of(record), run_ids(record)
+    record = store.read_json(folder / "record.json")
+    jobs = jobs_of(record)
+    record["runs"] = run_ids(record, jobs)
     store.write_json(folder / "record.json", record)
     outcome = None
     if record["claim"]["name"] is not None and record["runs"]:
@@ -199,7 +200,7 @@ def conclude(folder: Path) -> Outcome:
 
     record = store.read_json(folder / "record.json")
     options = ClaimConfig(**record["claim"])
-    rows = compare.collect(store.Store(folder.parents[1]), run_ids(record))
+    rows = compare.collect(store.Store(folder.parents[1]), run_ids(record, jobs_of(record)))
     if rows.empty:
         raise InputError(f"{folder}: none of its runs is whole")
     if options.name not in claims.CLAIMS:
