@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -48,21 +49,22 @@ def reliability_diagram(
     return figure
 
 
-def heat_map(
-    matrix: pd.DataFrame, title: str, label: str, limits: tuple[float, float] | None = None
-) -> Figure:
-    """Return the heat map of a matrix with its values; colours leave out a square one's diagonal."""
+def paint(
+    axis: Axes,
+    matrix: pd.DataFrame,
+    label: str,
+    limits: tuple[float, float] | None = None,
+    scale: Axes | None = None,
+) -> None:
+    """Draw a matrix with its values; colours leave out a square one's diagonal. `scale` is for its key."""
     values = matrix.to_numpy(dtype=float)
     if list(matrix.index) == list(matrix.columns):
         values = values[~np.eye(len(values), dtype=bool)]
     bottom, top = limits or (np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.01))
-    height = max(2.6, 1.6 + 0.45 * len(matrix.index))  # room for the scale's label
-    width = 2.6 + 0.7 * len(matrix.columns)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axis = figure.subplots()
     sns.heatmap(
         matrix,
         ax=axis,
+        cbar_ax=scale,
         cmap="viridis",
         vmin=bottom,
         vmax=top,
@@ -71,9 +73,21 @@ def heat_map(
         annot_kws={"fontsize": 7},
         cbar_kws={"label": label},
     )
-    axis.set(xlabel="", ylabel="", title=title)
+    axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", labelrotation=45)
     axis.tick_params(axis="y", labelrotation=0)
+
+
+def heat_map(
+    matrix: pd.DataFrame, title: str, label: str, limits: tuple[float, float] | None = None
+) -> Figure:
+    """Return the heat map of a matrix with its values; colours leave out a square one's diagonal."""
+    height = max(2.6, 1.6 + 0.45 * len(matrix.index))  # room for the scale's label
+    width = 2.6 + 0.7 * len(matrix.columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    paint(axis, matrix, label, limits)
+    axis.set_title(title)
     return figure
 
 
@@ -96,23 +110,7 @@ def clustered(matrix: pd.DataFrame, title: str, label: str) -> Figure:
     )["leaves"]
     top.set(title=title, ylabel=f"1 − {label}")
     sns.despine(ax=top, bottom=True)
-    shown = matrix.iloc[order, order]
-    others = shown.to_numpy(dtype=float)[~np.eye(len(shown), dtype=bool)]
-    sns.heatmap(
-        shown,
-        ax=axis,
-        cbar_ax=scale,
-        cmap="viridis",
-        vmin=min(0.0, others.min()),
-        vmax=max(0.01, others.max()),
-        annot=True,
-        fmt=".2f",
-        annot_kws={"fontsize": 7},
-        cbar_kws={"label": label},
-    )
-    axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="x", labelrotation=45)
-    axis.tick_params(axis="y", labelrotation=0)
+    paint(axis, matrix.iloc[order, order], label, scale=scale)
     return figure
 
 
