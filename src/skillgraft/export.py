@@ -48,12 +48,12 @@ def apply(graft: Graft, source: Path, out: Path) -> Path:
     A graft with a head of its own goes with the encoder; head and the way to use it lie beside it.
     Raises InputError where the graft does not belong to the model, or `out` is not empty.
     """
-    from skillgraft.model import load_pretrained, load_tokenizer
+    from skillgraft.model import load_config, load_pretrained, load_tokenizer
 
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty")
     kind = Kind(graft.meta.get("finetune") or Kind.prompt)
-    model, _ = load_pretrained(kind, source)
+    model, _ = load_pretrained(kind, source, load_config(source))
     graft.apply(model)
     model.save_pretrained(out)
     load_tokenizer(source).save_pretrained(out)
@@ -141,14 +141,16 @@ class Tensors:
     """The tensors of a checkpoint by their names in graft files, read from its shards when asked for."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
-        from transformers import MODEL_MAPPING, AutoConfig
+        from transformers import MODEL_MAPPING
 
-        files_of = checkpoint.weight_files(folder)
-        cfg = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        prefix = f"{cast(Any, MODEL_MAPPING)[type(cfg)].base_model_prefix}."
+        from skillgraft.model import load_config
+
+        shards = checkpoint.weight_files(folder)
+        kind: Any = cast(Any, MODEL_MAPPING)[type(load_config(folder))]
+        prefix = f"{kind.base_model_prefix}."
         self.folder = folder
         self.files: dict[str, tuple[Any, str]] = {}
-        for shard in files_of:
+        for shard in shards:
             try:
                 handle = files.enter_context(safe_open(shard, framework="pt"))
             except SafetensorError as error:

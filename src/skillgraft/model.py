@@ -164,21 +164,34 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise InputError(f"model.path={folder}: no tokenizer ({reason})") from error
 
 
-def load_pretrained(
-    kind: Kind, folder: Path, attention: str = "sdpa"
-) -> tuple[PreTrainedModel, list[str]]:
-    """Return the transformers model that a kind of fine-tuning reads, in fp32, and what its files lack."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Return what the files of a model say of its kind and sizes."""
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    place, more = source(folder)
+    try:
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **more)
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model.path={folder}: {reason}") from error
+
+
+def load_pretrained(
+    kind: Kind, folder: Path, config: PreTrainedConfig, attention: str = "sdpa"
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return the transformers model that a kind of fine-tuning reads, in fp32, and what its files lack."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+
     kinds = {Kind.prompt: AutoModelForMaskedLM, Kind.autoregressive: AutoModelForCausalLM}
     place, more = source(folder)
     try:
         model, info = kinds.get(kind, AutoModel).from_pretrained(
             place,
             **more,
+            config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,
@@ -197,10 +210,10 @@ def load_pretrained(
 def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Classifier:
     """Return the pre-trained model as a classifier, in fp32 and in evaluation mode."""
     prompted = cfg.finetune.kind is not Kind.linear
-    check_kind(cfg, folder)
+    config = load_config(folder)
+    check_kind(cfg, folder, config)
     model: Any
-    model, missing = load_pretrained(cfg.finetune.kind, folder, cfg.model.attention)
-    config = model.config
+    model, missing = load_pretrained(cfg.finetune.kind, folder, config, cfg.model.attention)
     check_missing(cfg, missing)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # never read here, and often not in the checkpoint
@@ -239,16 +252,8 @@ def is_causal(config: PreTrainedConfig) -> bool:
     )
 
 
-def check_kind(cfg: RunConfig, folder: Path) -> None:
+def check_kind(cfg: RunConfig, folder: Path, config: PreTrainedConfig) -> None:
     """Raise InputError, with the kinds that fit, where the kind of fine-tuning is not one for the model."""
-    from transformers import AutoConfig
-
-    place, more = source(folder)
-    try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **more)
-    except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model.path={folder}: {reason}") from error
     kind, pool, causal = cfg.finetune.kind, cfg.finetune.pool, is_causal(config)
     if (kind is Kind.autoregressive or (kind is Kind.linear and pool is Pool.last)) == causal:
         return
