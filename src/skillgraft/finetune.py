@@ -131,8 +131,10 @@ class Resumable(pl.LightningModule):
     process that started them takes up what it has written.
     """
 
+    classifier: Classifier
     folder: Path
     note: Log
+    losses: list[Tensor]  # of the batches since the last row of the history
 
     @property
     def sent(self) -> Path:
@@ -151,9 +153,14 @@ class Resumable(pl.LightningModule):
         """Return nothing: what Lightning would carry back from a rank, `save` has written."""
         return {}
 
-    def average(self, loss: Tensor) -> Tensor:
-        """Return the mean over ranks of a weighted loss, for the log."""
-        return self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean cross-entropy over the class logits, weighted by the rank's share."""
+        loss = nn.functional.cross_entropy(self.classifier(batch), batch["labels"])
+        if "weight" in batch:
+            loss = loss * batch["weight"]
+        # for the log, the mean over ranks
+        self.losses.append(self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
+        return loss
 
     def resume(self) -> None:
         """Take up what `save` wrote, and pass on what is new in its history."""
@@ -232,14 +239,6 @@ class FineTuning(Resumable):
         share = factor(self.cfg.finetune.schedule, step, self.cfg.finetune.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy over the class logits, weighted by the rank's share."""
-        loss = nn.functional.cross_entropy(self.classifier(batch), batch["labels"])
-        if "weight" in batch:
-            loss = loss * batch["weight"]
-        self.losses.append(self.average(loss))
-        return loss
 
     def on_after_backward(self) -> None:
         """Clear the gradient of entries that are held fast: the clipped norm is not theirs."""

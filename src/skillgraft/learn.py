@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from skillgraft.config import GraftConfig, RunConfig, Selector
 from skillgraft.errors import InputError
@@ -129,14 +129,6 @@ class MaskTraining(Resumable):
         """Turn dropout off, and take back the gradients that moving the module has replaced."""
         self.classifier.eval()
         self.relaxed.to(self.device)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of the relaxed graft over one batch."""
-        loss = nn.functional.cross_entropy(self.classifier(batch), batch["labels"])
-        if "weight" in batch:
-            loss = loss * batch["weight"]
-        self.losses.append(self.average(loss))
-        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At the end of a step: log, and on schedule score the rounded graft and keep a checkpoint."""
