@@ -234,8 +234,22 @@ def test_faults_in_meta(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data_dir=.*no folder .*cr for task cr"):
-        load(tmp_path)
+    with pytest.raises(InputError, match=r"data_dir=.*no folder .*mpqa for task mpqa"):
+        load(tmp_path, task="mpqa")
+    with pytest.raises(InputError, match=r"data_dir=.*none.*no folder .*cr for task cr"):
+        load(tmp_path / "none")
+
+
+def test_what_the_folder_lacks_comes_from_the_hub(hub, tmp_path: Path) -> None:
+    folder(tmp_path)
+    columns = {
+        "text": [f"t {i}" for i in range(8)],
+        "label_text": [LABELS[i % 2] for i in range(8)],
+    }
+    hub({"test": dataset(columns, "label_text")})
+    loaded = load(tmp_path, "task.ood=[sst2]")
+    assert [row.text for row in loaded.ood["sst2"]] == columns["text"]
+    assert loaded.test[0].text == "test 0"
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -438,8 +452,10 @@ def test_test_rows(tmp_path: Path) -> None:
     [
         ("A good film", "a  GOOD\tfilm\n", True),
         ("Straße", "STRASSE", True),
-        ("A good film", "A good film!", False),
-        ("A good film", "Agoodfilm", False),
+        ("A good film", "a good film !", True),
+        ("it 's great", "It's great.", True),
+        ("A good film", "Two good films", False),
+        ("!!", "?", False),
     ],
 )
 def test_contamination(tmp_path: Path, a: str, b: str, same: bool) -> None:
@@ -544,6 +560,21 @@ def test_ood_that_cannot_be_mapped(tmp_path: Path) -> None:
     expected = r"mnli.*row 3: label 'contradiction' of task mnli is none of.*task\.ood_labels"
     with pytest.raises(InputError, match=expected):
         data.load(cfg)
+
+
+def test_ood_with_a_class_that_is_either_of_two(tmp_path: Path) -> None:
+    nli(tmp_path)
+    loaded = load(tmp_path, "shots=1", "task.ood=[rte]", task="mnli")
+    assert loaded.joined == {"ood/rte": [[1, 2]]}
+    assert [row.label for row in loaded.ood["rte"]] == [0, 1, 1, 0, 1, 1]
+    with pytest.raises(InputError, match=r"task\.ood_labels: 'neutral\|no': 'no' is none of"):
+        load(
+            tmp_path,
+            "shots=1",
+            "task.ood=[rte]",
+            "task.ood_labels={not_entailment: neutral|no}",
+            task="mnli",
+        )
 
 
 def test_ood_of_another_kind(tmp_path: Path) -> None:

@@ -398,3 +398,13 @@ def test_predict_does_not_depend_on_the_padding() -> None:
     np.testing.assert_array_equal(
         evaluate.predict(stub, examples, 0, 4), evaluate.predict(stub, examples, 19, 4)
     )
+
+
+def test_joined_classes_are_measured_as_one() -> None:
+    probabilities = np.array([[0.4, 0.3, 0.3], [0.5, 0.2, 0.3], [0.1, 0.2, 0.7]], dtype=np.float32)
+    one = evaluate.joined(probabilities, [[1, 2]])
+    np.testing.assert_allclose(one, [[0.4, 0.6, 0], [0.5, 0.5, 0], [0.1, 0.9, 0]], rtol=1e-6)
+    assert evaluate.joined(probabilities, []).tolist() == probabilities.tolist()
+    two = evaluate.measure(one[:, :2], [1, 0, 1], Metric.accuracy)
+    three = evaluate.measure(one, [1, 0, 1], Metric.accuracy)
+    assert three == pytest.approx(two)

@@ -61,6 +61,12 @@ def test_sweep_file(file: str) -> None:
             assert {f"{option}.yaml" for option in options} <= {
                 path.name for path in (config.CONF / name).iterdir()
             }
+    if file.endswith("=ood"):  # a shift that no run measures would be left out of the verdict
+        stated = {place for place in (*whole.claim.large, *whole.claim.small) if "/" in place}
+        files = {
+            task: OmegaConf.load(config.CONF / "task" / f"{task}.yaml") for task in axes["task"]
+        }
+        assert stated <= {f"{task}/{ood}" for task, file in files.items() for ood in file.ood}
     group, _, sweep = file.partition("=")
     assert str(whole.hydra.mode) == "RunMode.MULTIRUN"
     if group in ("paper", "embedded"):

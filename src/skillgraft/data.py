@@ -19,6 +19,7 @@ from skillgraft.errors import InputError
 from skillgraft.seeds import derive
 
 SPLITS = ("train", "validation", "test")
+EITHER = "|"  # in task.ood_labels: a class of the other task that is any of these of ours
 
 
 class Row(NamedTuple):
@@ -42,6 +43,9 @@ class TaskData:
     ood: dict[str, list[Row]]
     notes: list[str]
     others: dict[str, TaskData] = field(default_factory=dict)
+    joined: dict[str, list[list[int]]] = field(
+        default_factory=dict
+    )  # split → classes that are one there
 
     def evaluated(self) -> dict[str, list[Row]]:
         """Return the splits on which models are measured, by their name in metrics.json."""
@@ -155,13 +159,26 @@ def read_hub(task: TaskConfig, split: str) -> tuple[list[Record], list[str]]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"task {task.name}: cannot load {where}, split {source}, from the hub ({reason}); "
-            "with a local copy give data_dir=FOLDER"
+            f"with a local copy give data_dir=FOLDER, with FOLDER/{task.name}/"
         ) from error
     records = ((f"{where}, {source}, row {n}", record) for n, record in enumerate(rows, 1))
     # −1 is the hub's own mark of a row without a label
     kept = [(place, record) for place, record in records if record.get(hub.columns.label) != -1]
     own = getattr(rows.features.get(hub.columns.label), "names", None)  # of a ClassLabel
     return kept, list(own or [])
+
+
+def local_folder(task: TaskConfig, data_dir: str | None) -> Path | None:
+    """Return the folder of a task's local copy, or None where it comes from elsewhere.
+
+    A task that `data_dir` lacks comes from the hub, so that one folder can hold what the hub does not.
+    """
+    if task.source is not Source.hub or data_dir is None:
+        return None
+    folder = Path(data_dir) / task.name
+    if not folder.is_dir() and (task.hub.path is None or not Path(data_dir).is_dir()):
+        raise InputError(f"data_dir={data_dir}: no folder {folder} for task {task.name}")
+    return folder if folder.is_dir() else None
 
 
 def folder_split(folder: Path, split: str) -> Path | None:
@@ -272,10 +289,7 @@ def load_split(
     elif task.source is Source.files:
         columns, path = task.columns, getattr(task, split)
         records = read_file(Path(path), f"task.{split}") if path else []
-    elif data_dir is not None:
-        folder = Path(data_dir) / task.name
-        if not folder.is_dir():
-            raise InputError(f"data_dir={data_dir}: no folder {folder} for task {task.name}")
+    elif (folder := local_folder(task, data_dir)) is not None:
         names = folder_labels(folder) or names
         path = folder_split(folder, split)
         records = read_file(path, "data_dir") if path else []
@@ -293,8 +307,7 @@ def files(cfg: RunConfig) -> list[Path]:
         splits = ("test",) if task.name in cfg.task.ood else SPLITS
         if task.source is Source.files:
             found += [Path(path) for split in splits if (path := getattr(task, split))]
-        elif task.source is Source.hub and cfg.data_dir is not None:
-            folder = Path(cfg.data_dir) / task.name
+        elif folder := local_folder(task, cfg.data_dir):
             found += [path for split in splits if (path := folder_split(folder, split))]
             found += [meta for meta in [folder / "meta.json"] if meta.is_file()]
     return found
@@ -352,8 +365,13 @@ def split_train(
 
 
 def folded(row: Row) -> tuple[str, ...]:
-    """Return a row's texts without regard to case and white space."""
-    return tuple(re.sub(r"\s+", " ", t).strip().casefold() for t in row[:2] if t is not None)
+    """Return the letters and digits of a row's texts, without regard to case.
+
+    One sentence is spaced and punctuated otherwise in every collection that has it. A text without any
+    keeps what it has, but for its white space.
+    """
+    texts = (text.casefold() for text in row[:2] if text is not None)
+    return tuple(re.sub(r"[\W_]+", "", text) or re.sub(r"\s+", " ", text).strip() for text in texts)
 
 
 def contamination(train: Sequence[Row], test: Sequence[Row]) -> int:
@@ -366,19 +384,32 @@ def load(cfg: RunConfig) -> TaskData:
     """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests."""
     task = cfg.task
     own, everything = load_task(task, cfg)
-    ood = {}
+    ood, joined = {}, {}
     for name in task.ood:
         other = cfg.ood[name]
         if is_pair(other) != is_pair(task):
             raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
         rename = {**{label: label for label in other.labels}, **task.ood_labels}
-        rows = load_split(other, "test", cfg.data_dir, list(task.labels), rename)
+        either = [named.split(EITHER) for label, named in rename.items() if label in other.labels]
+        joined[f"ood/{name}"] = [indices(task, names) for names in either if len(names) > 1]
+        first = {label: named.split(EITHER)[0] for label, named in rename.items()}
+        rows = load_split(other, "test", cfg.data_dir, list(task.labels), first)
         if not rows:
             raise InputError(f"task.ood: {name} has no test rows")
         ood[name] = rows[: task.test_rows]
         own.notes.extend(overlapping(everything, own.train, f"ood/{name}", ood[name]))
     others = {name: load_task(other, cfg)[0] for name, other in cfg.others.items()}
-    return replace(own, ood=ood, others=others)
+    return replace(own, ood=ood, others=others, joined=joined)
+
+
+def indices(task: TaskConfig, names: Sequence[str]) -> list[int]:
+    """Return the indices of some of a task's labels, by name."""
+    for name in names:
+        if name not in task.labels:
+            raise InputError(
+                f"task.ood_labels: '{EITHER.join(names)}': '{name}' is none of {list(task.labels)}"
+            )
+    return [list(task.labels).index(name) for name in names]
 
 
 def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
@@ -412,8 +443,7 @@ def place_of(task: TaskConfig, split: str, cfg: RunConfig) -> str:
     """Return where the rows of a split were looked for, for the end of an error."""
     if task.source is Source.files:
         return f" in {getattr(task, split)}"
-    if task.source is Source.hub and cfg.data_dir is not None:
-        folder = Path(cfg.data_dir) / task.name
+    if folder := local_folder(task, cfg.data_dir):
         return f" in {folder_split(folder, split) or folder / f'{split}.jsonl'}"
     return ""
 

@@ -93,6 +93,15 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def joined(probabilities: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return (N, classes) probabilities with every group's sum in its first class, 0 in its others."""
+    out = probabilities.copy()
+    for first, *rest in groups:
+        out[:, first] += out[:, rest].sum(1)
+        out[:, rest] = 0
+    return out
+
+
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
     """Return the share of examples on which two models predict the same class."""
     return float((a.argmax(1) == b.argmax(1)).mean())

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from skillgraft import checkpoint, config, index
 from skillgraft.config import UNSIZED, RunConfig, Selector, Source, TaskConfig
-from skillgraft.data import TaskData
+from skillgraft.data import TaskData, local_folder
 from skillgraft.store import Identity, Store, is_whole, matched_size, write_json
 
 
@@ -126,7 +126,7 @@ def places_of(cfg: RunConfig, folders: Sequence[Path]) -> Iterator[Path | None]:
             files = (task.train, task.validation, task.test)
             yield from (Path(file) for file in files if file is not None)
         elif task.source is Source.hub:
-            yield Path(cfg.data_dir) / task.name if cfg.data_dir is not None else None
+            yield local_folder(task, cfg.data_dir)
     path = cfg.model.path
     local = path.startswith("package:") or Path(path).expanduser().exists()
     yield checkpoint.locate(cfg.model) if local else None

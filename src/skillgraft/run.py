@@ -574,6 +574,9 @@ class Making:
                 own[f"{model}_scaled"] = {
                     split: evaluate.scale(p, temperature) for split, p in own[model].items()
                 }
+        for splits in own.values():  # after the temperatures, which are of the task's own classes
+            for split, groups in self.rows.joined.items():
+                splits[split] = evaluate.joined(splits[split], groups)
         metrics: dict[str, Any] = dict(
             evaluate.compare(own, self.own.labels(), self.cfg.task.metric)
         )

@@ -96,7 +96,12 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         group=name,
         hash=whole,
         finetuned=short_hash(without("graft.", "sparsity", beside, "digest.grafts", *mixture)),
-        peers=short_hash(without(*own, SIZE, beside, "digest.after")),
+        peers=short_hash(
+            {
+                **without(*own, SIZE, beside, "digest.after"),
+                **({"matched": True} if size is not None else {}),  # of another size than asked
+            }
+        ),
         rivals=short_hash(without("graft.", beside)),
         setting=short_hash(
             {

@@ -116,9 +116,24 @@ def test_every_data_set_is_read(task: str) -> None:
 
     from skillgraft import config, data
 
-    cfg = composed(f"task={task}", f"data_dir={DATA}")
+    local = ["task.ood=[mnli]"] if task == "qnli" else []  # snli is not there
+    cfg = composed(f"task={task}", f"data_dir={DATA}", *local)
     config.expand(cfg, [config.CONF])
     rows = data.load(cfg)
     assert len(rows.test) > 200
     assert {row.label for row in rows.test} == set(range(len(cfg.task.labels)))
     assert all(rows.ood.values())
+
+
+@needs_data
+@pytest.mark.parametrize(("task", "ood", "shared"), [("sst2", "mr", 1035), ("mr", "sst2", 1029)])
+def test_rows_of_a_test_that_are_in_train_are_counted(task: str, ood: str, shared: int) -> None:
+    """The README of the data counts them without regard to case, space and punctuation."""
+    from runs import composed
+
+    from skillgraft import config, data
+
+    cfg = composed(f"task={task}", f"data_dir={DATA}", f"task.ood=[{ood}]")
+    config.expand(cfg, [config.CONF])
+    notes = [note for note in data.load(cfg).notes if note.startswith(f"ood/{ood}: {shared} of")]
+    assert len(notes) == 1
