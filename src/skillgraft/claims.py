@@ -158,6 +158,10 @@ def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         statements,
         table(rows, ["kind", "task", "sparsity"], columns),
         lambda: figure.bars(rows, names, "score"),
+        [
+            f"{kind}: graft − fine-tuned score {holm(part, 'gap', paper[str(kind)][0])}"
+            for kind, part in rows.groupby("kind", sort=False)
+        ],
     )
 
 
@@ -286,6 +290,10 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         statements,
         table(rows, ["task", "sparsity"], {"region/size": "entries", **names}),
         lambda: figure.curves(long, "score", "model", (BEFORE, FULL)),
+        [
+            f"sparsity {sparsity:g}: graft − untrained ticket {holm(part, 'ahead', 0)}"
+            for sparsity, part in ahead.groupby("sparsity")
+        ],
     )
 
 
@@ -315,6 +323,7 @@ def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         ],
         table(both, ["task"], {"region/size": "biases", **names}),
         lambda: figure.bars(both, names, "score"),
+        [f"BitFit ÷ fine-tuned {holm(both, 'rival', KEPT)}"],
     )
 
 
