@@ -379,6 +379,50 @@ def rerun(
         raise typer.Exit(1)
 
 
+@app.command("sync")
+def send_offline(
+    root: Root = Path("runs"),
+    entity: Annotated[str | None, typer.Option(help="W&B's entity, in place of the runs'.")] = None,
+    project: Annotated[
+        str | None, typer.Option(help="W&B's project, in place of the runs'.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent, without a network.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the offline W&B runs of a store by sweep, wherever the store is now; those sent are skipped.
+
+    Exit code 1 where a file that a run names is missing, or W&B did not take it.
+    Example: grafts sync runs --dry-run
+    """
+    import pandas as pd
+
+    from skillgraft import sync
+
+    if not (groups := sync.plan(place := Store(root))):
+        raise InputError(f"{place.root}: no offline W&B run in it")
+    lines, refused = [], []
+    for name, runs in groups:
+        checked = [(run, None if run.synced else sync.check(run)) for run in runs]
+        ready = [(run, found) for run, found in checked if found and not found.missing]
+        unsent = [] if dry_run or not ready else sync.send(ready, entity, project)
+        for run, found in checked:
+            line = {"sweep": name, "run": run.name, "state": "sent before", "files": None}
+            if found is not None:
+                line["state"] = "to send" if dry_run else "sent"
+                if found.missing:
+                    line["state"] = f"missing: {found.missing[0]}"
+                elif run in unsent:
+                    line["state"] = "not sent"
+                line["files"] = len(found.files)
+                refused += [run.name] if found.missing or run in unsent else []
+            lines.append(line)
+    echo_table(pd.DataFrame(lines), as_json)
+    if refused:
+        raise InputError(f"{len(refused)} of {len(lines)} runs cannot be sent: {refused[0]} …")
+
+
 @app.command()
 def report(
     root: Root = Path("runs"),
