@@ -60,6 +60,20 @@ class Server(ThreadingHTTPServer):
                 return {"createArtifactFiles": {"files": {"edges": edges}}}
             case "CommitArtifact":
                 return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+            case "Viewer":
+                return {"viewer": {"id": "V", "entity": "me", "username": "me", "teams": None}}
+            case "GetProjects":
+                project = {"id": "P", "name": "skillgraft", "entityName": "me", "user": None}
+                project |= {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+                page = {"endCursor": None, "hasNextPage": False}
+                return {"models": {"edges": [{"node": project}], "pageInfo": page}}
+            case "UpsertView2" | "upsertView":  # a workspace, a report
+                view = {
+                    name: given[name] for name in ("name", "displayName", "description", "spec")
+                }
+                view |= {"id": f"view{len(self.operations)}", "type": given["type"]}
+                project = {"id": "P", "name": given["projectName"], "entityName": "me"}
+                return {"upsertView": {"view": view | {"project": project}, "inserted": True}}
             case "ServerFeaturesQuery":
                 return {"serverInfo": {"features": []}}
         return {}

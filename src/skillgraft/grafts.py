@@ -424,6 +424,40 @@ def send_offline(
 
 
 @app.command()
+def dashboard(
+    project: Annotated[str, typer.Argument(help="The W&B project that the runs are in.")],
+    entity: Annotated[str | None, typer.Option(help="Its entity; else the account's own.")] = None,
+    root: Annotated[
+        Path, typer.Option("--store", help="The panels of one task's names are for its runs.")
+    ] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write the specification to.")
+    ] = None,
+    send: Annotated[
+        bool, typer.Option("--send", help="Make workspace and reports on W&B, new ones each time.")
+    ] = False,
+) -> None:
+    """Build a W&B workspace for comparing runs and a report a figure; print them, or send them.
+
+    Example: grafts dashboard skillgraft --out dashboard.json
+    Example: grafts dashboard skillgraft --entity me --send
+    """
+    from skillgraft import dashboard as dashboards
+
+    if not (names := dashboards.names_of(Store(root))):
+        typer.echo(
+            f"{root}: no run in it, so no panels on overlaps and shifted test sets", err=True
+        )
+    if send:
+        return typer.echo("\n".join(dashboards.send(project, entity, names)))
+    content = dashboards.specification(project, entity or "", names)
+    if out is None:
+        return typer.echo(json.dumps(content, indent=1))
+    store.write_json(out, content)
+    return typer.echo(out)
+
+
+@app.command()
 def report(
     root: Root = Path("runs"),
     out: Annotated[Path, typer.Option(help="A new folder for the page and its files.")] = Path(

@@ -55,7 +55,8 @@ class Tracker:
         if self.run is not None:
             import wandb
 
-            self.run.log({name: wandb.Table(dataframe=frame)})
+            defined = frame.astype(object).where(frame.notna(), None)  # NaN is no value
+            self.run.log({name: wandb.Table(dataframe=defined)})
 
     def graft(self, path: Path, name: str, metadata: Mapping[str, Any]) -> None:
         """Log the graft file as an artifact."""
