@@ -379,6 +379,84 @@ def rerun(
         raise typer.Exit(1)
 
 
+@app.command("sync")
+def send_offline(
+    root: Root = Path("runs"),
+    entity: Annotated[str | None, typer.Option(help="W&B's entity, in place of the runs'.")] = None,
+    project: Annotated[
+        str | None, typer.Option(help="W&B's project, in place of the runs'.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent, without a network.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the offline W&B runs of a store by sweep, wherever the store is now; those sent are skipped.
+
+    Exit code 1 where a file that a run names is missing, or W&B did not take it.
+    Example: grafts sync runs --dry-run
+    """
+    import pandas as pd
+
+    from skillgraft import sync
+
+    if not (groups := sync.plan(place := Store(root))):
+        raise InputError(f"{place.root}: no offline W&B run in it")
+    lines, refused = [], []
+    for name, runs in groups:
+        checked = [(run, None if run.synced else sync.check(run)) for run in runs]
+        ready = [(run, found) for run, found in checked if found and not found.missing]
+        unsent = [] if dry_run or not ready else sync.send(ready, entity, project)
+        for run, found in checked:
+            line = {"sweep": name, "run": run.name, "state": "sent before", "files": None}
+            if found is not None:
+                line["state"] = "to send" if dry_run else "sent"
+                if found.missing:
+                    line["state"] = f"missing: {found.missing[0]}"
+                elif run in unsent:
+                    line["state"] = "not sent"
+                line["files"] = len(found.files)
+                refused += [run.name] if found.missing or run in unsent else []
+            lines.append(line)
+    echo_table(pd.DataFrame(lines), as_json)
+    if refused:
+        raise InputError(f"{len(refused)} of {len(lines)} runs cannot be sent: {refused[0]} …")
+
+
+@app.command()
+def dashboard(
+    project: Annotated[str, typer.Argument(help="The W&B project that the runs are in.")],
+    entity: Annotated[str | None, typer.Option(help="Its entity; else the account's own.")] = None,
+    root: Annotated[
+        Path, typer.Option("--store", help="The panels of one task's names are for its runs.")
+    ] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write the specification to.")
+    ] = None,
+    send: Annotated[
+        bool, typer.Option("--send", help="Make workspace and reports on W&B, new ones each time.")
+    ] = False,
+) -> None:
+    """Build a W&B workspace for comparing runs and a report a figure; print them, or send them.
+
+    Example: grafts dashboard skillgraft --out dashboard.json
+    Example: grafts dashboard skillgraft --entity me --send
+    """
+    from skillgraft import dashboard as dashboards
+
+    if not (names := dashboards.names_of(Store(root))):
+        typer.echo(
+            f"{root}: no run in it, so no panels on overlaps and shifted test sets", err=True
+        )
+    if send:
+        return typer.echo("\n".join(dashboards.send(project, entity, names)))
+    content = dashboards.specification(project, entity or "", names)
+    if out is None:
+        return typer.echo(json.dumps(content, indent=1))
+    store.write_json(out, content)
+    return typer.echo(out)
+
+
 @app.command()
 def report(
     root: Root = Path("runs"),

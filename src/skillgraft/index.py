@@ -52,18 +52,26 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def measured(metrics: Mapping[str, Any], overlap: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run measured by the names of W&B's summary and of every table.
+
+    metrics.json and overlap.json, names joined by '/'; `…/score` is the task's own metric.
+    """
+    out = flatten(metrics)
+    for model, splits in metrics.items():
+        for split, values in splits.items() if isinstance(splits, dict) else ():
+            if isinstance(values, dict) and "accuracy" in values:
+                out[f"{model}/{split}/score"] = values[metric_of(values)]
+    return out | flatten({"overlap": overlap}) | {"overlap/compared": len(overlap)}
+
+
 def row_of(
     status: Mapping[str, Any], metrics: Mapping[str, Any], overlap: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a run's status record and metrics as one mapping; `…/score` is the task's own metric."""
+    """Return a run's status record and what it measured as one mapping."""
     row = {name: value for name, value in status.items() if name != "config"}
     row |= {f"config/{name}": value for name, value in status.get("config", {}).items()}
-    row |= flatten(metrics)
-    for model, splits in metrics.items():
-        for split, measured in splits.items() if isinstance(splits, dict) else ():
-            if isinstance(measured, dict) and "accuracy" in measured:
-                row[f"{model}/{split}/score"] = measured[metric_of(measured)]
-    return row | flatten({"overlap": overlap}) | {"overlap/compared": len(overlap)}
+    return row | measured(metrics, overlap)
 
 
 def stamp(path: str | Path) -> str | None:

@@ -20,10 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, known, launch, provenance, state, stop, store
+from skillgraft import config, data, index, known, launch, provenance, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
-from skillgraft.index import flatten, metric_of
 from skillgraft.seeds import derive
 from skillgraft.store import Identity, Store
 
@@ -398,8 +397,8 @@ class Making:
         if not self.taken.numel():
             return finetuned
         out = {name: tensor.clone() for name, tensor in finetuned.items()}
-        for name, index in region.Layout.of(out).split(self.taken).items():
-            region.write_at(out[name], index, self.pretrained[name].cpu().take(index))
+        for name, entries in region.Layout.of(out).split(self.taken).items():
+            region.write_at(out[name], entries, self.pretrained[name].cpu().take(entries))
         return out
 
     def asked(self) -> int:
@@ -685,11 +684,9 @@ class Making:
             tracker.image(
                 "overlap_map", figure.save(drawing, self.folder / "figures" / "overlap.png")
             )
-        tracker.summarize(flatten(metrics))
-        tracker.summarize({"overlap/compared": len(overlap)})
-        for other, values in overlap.items():
-            scalars = {k: v for k, v in values.items() if k != "run"}
-            tracker.summarize({f"overlap/{other}/{name}": v for name, v in scalars.items()})
+        values = index.measured(metrics, overlap)
+        tracker.point(values)
+        tracker.summarize(values)
         tracker.graft(self.folder / "graft.safetensors", f"graft-{self.identity.hash}", graft.meta)
 
     def facts(self) -> dict[str, Any]:
@@ -772,7 +769,7 @@ def show(folder: Path) -> None:
         store.read_json(folder / "status.json"),
     )
     region, test = metrics["region"], metrics["graft"]["test"]
-    metric = metric_of(test)
+    metric = index.metric_of(test)
     heading = (
         f"{status['task']}, {status['selector']} region of {region['size']:,} of "
         f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}"
@@ -794,7 +791,7 @@ def show(folder: Path) -> None:
         return "–" if value is None else format(value, form)
 
     for split, measured in metrics["graft"].items():
-        own = metric_of(measured)  # another task of a mixture may have another
+        own = index.metric_of(measured)  # another task of a mixture may have another
         table.add_row(
             split if own == metric else f"{split} ({own})",
             *(number(metrics[model][split][own], ".3f") for model in MODELS),

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's curves, metrics, figures and graft. Nothing else imports wandb."""
+"""Weights & Biases: a run's curves, metrics, figures and graft. Nothing else logs there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import pandas as pd
 
 from skillgraft.config import Mode, RunConfig, plain
 from skillgraft.errors import InputError
-from skillgraft.store import Identity
+from skillgraft.store import Identity, Store
 
+SIZE = "region/size"
+OVER_SIZE = (
+    "graft/test/score",
+    "graft/test/ece",
+)  # curves of a point a run, over the region's size
 SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
 
 
@@ -34,6 +39,10 @@ class Tracker:
         if self.run is not None:
             self.run.summary.update({n: v for n, v in values.items() if v is not None})
 
+    def point(self, values: Mapping[str, Any]) -> None:
+        """Log a run's one point of the curves over the region's size: W&B draws no line of summaries."""
+        self.log({name: values[name] for name in (SIZE, *OVER_SIZE)})
+
     def image(self, name: str, path: Path) -> None:
         """Log a figure."""
         if self.run is not None:
@@ -46,7 +55,8 @@ class Tracker:
         if self.run is not None:
             import wandb
 
-            self.run.log({name: wandb.Table(dataframe=frame)})
+            defined = frame.astype(object).where(frame.notna(), None)  # NaN is no value
+            self.run.log({name: wandb.Table(dataframe=defined)})
 
     def graft(self, path: Path, name: str, metadata: Mapping[str, Any]) -> None:
         """Log the graft file as an artifact."""
@@ -90,7 +100,7 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
     with opened(
         plain(cfg)["logger"],
         folder,
-        Path(cfg.store) / ".wandb" / identity.hash,
+        Store(cfg.store).staged(identity.hash),
         id=identity.hash,
         name=identity.id,
         group=identity.group,
@@ -102,6 +112,9 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
             for stage in ("finetune", "graft"):
                 tracker.run.define_metric(f"{stage}/step", hidden=True)
                 tracker.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            tracker.run.define_metric(SIZE, hidden=True)
+            for name in OVER_SIZE:
+                tracker.run.define_metric(name, step_metric=SIZE)
         yield tracker
 
 
