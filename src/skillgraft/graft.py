@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +36,20 @@ MODULES = {  # kinds of module in a transformer block, by name (method: section 
 
 class GraftError(InputError):
     """A graft that does not fit the model, or a file that is not whole."""
+
+
+class Target(NamedTuple):
+    """Where one tensor of a region lies in a model: its flat indices, and the model's values there."""
+
+    name: str
+    parameter: nn.Parameter
+    indices: Tensor
+    before: Tensor
+
+    def write(self, values: Tensor) -> None:
+        """Write values at the indices, in place."""
+        at = self.indices.to(self.parameter.device)  # the model may have moved inside the block
+        region.write_at(self.parameter.data, at, values.to(self.parameter))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,28 +185,19 @@ class Graft:
 
         The stored pre-trained values are compared, not the whole model. Raises GraftError.
         """
-        for name, parameter in self._targets(model).items():
-            index = self.indices[name].to(parameter.device)
-            region.write_at(parameter.data, index, self.values[name].to(parameter))
+        for target in self.targets(model):
+            target.write(self.values[target.name])
         return model
 
-    @contextmanager
-    def applied(self, model: M) -> Iterator[M]:
+    def applied(self, model: M) -> AbstractContextManager[M]:
         """Apply the graft inside a `with` block and undo it exactly at its end."""
-        targets = self._targets(model)
-        before = {n: p.data.take(self.indices[n].to(p.device)) for n, p in targets.items()}
-        try:
-            yield self.apply(model)
-        finally:
-            for name, parameter in targets.items():
-                index = self.indices[name].to(parameter.device)
-                region.write_at(parameter.data, index, before[name])
+        return active(model, self)
 
-    def _targets(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the model's parameter for each tensor of the region, after every check."""
+    def targets(self, model: nn.Module) -> list[Target]:
+        """Return where in the model each tensor of the region goes, after every check. Raises GraftError."""
         wanted = sorted(name for name, index in self.indices.items() if index.numel())
         found = self._matches(wanted, dict(model.named_parameters()))
-        targets = {}
+        targets = []
         for name in wanted:
             parameter = found[name]
             if tuple(parameter.shape) != tuple(self.shapes[name]):
@@ -200,12 +205,13 @@ class Graft:
                     f"{name}: the model's shape is {tuple(parameter.shape)}, "
                     f"the graft's {tuple(self.shapes[name])}"
                 )
-            here = parameter.data.take(self.indices[name].to(parameter.device))
-            if not torch.equal(here, self.pretrained[name].to(parameter)):
+            index = self.indices[name].to(parameter.device)
+            before = parameter.data.take(index)
+            if not torch.equal(before, self.pretrained[name].to(parameter)):
                 raise GraftError(
                     f"{name}: the model's values are not those of the graft's base, {self.describe()}"
                 )
-            targets[name] = parameter
+            targets.append(Target(name, parameter, index, before))
         return targets
 
     def _matches(
@@ -308,6 +314,27 @@ class Graft:
         return cls(indices, values, pretrained, shapes, header["base"], header["meta"], head)
 
 
+@contextmanager
+def active(model: M, *grafts: Graft) -> Iterator[M]:
+    """Graft a model inside a `with` block, with the union of several grafts, and undo it exactly at its end.
+
+    It takes milliseconds, so that one model can change skills with every request; requests that want
+    other skills must not run inside the block. Raises GraftError, with nothing written.
+    """
+    if not grafts:
+        yield model
+        return
+    graft = grafts[0] if len(grafts) == 1 else union(grafts)
+    targets = graft.targets(model)
+    try:
+        for target in targets:
+            target.write(graft.values[target.name])
+        yield model
+    finally:
+        for target in targets:
+            target.write(target.before)
+
+
 def union(grafts: Sequence[Graft]) -> Graft:
     """Return the union of grafts of one base; a shared entry gets the mean of all values it has.
 
@@ -316,19 +343,29 @@ def union(grafts: Sequence[Graft]) -> Graft:
     first = grafts[0]
     for other in grafts:
         first._same_base(other)
-    indices, values, pretrained = {}, {}, {}
+    alike: dict[tuple[torch.dtype, ...], list[str]] = {}  # names whose values fit one vector
     for name in first.shapes:
-        every = torch.cat([graft.indices[name] for graft in grafts])
-        value = torch.cat([graft.values[name] for graft in grafts])
+        alike.setdefault(tuple(graft.values[name].dtype for graft in grafts), []).append(name)
+    indices: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    pretrained: dict[str, Tensor] = {}
+    for names in alike.values():
+        layout = Layout({name: first.shapes[name] for name in names})
+        every = torch.cat([layout.join(graft.indices) for graft in grafts])
+        value = torch.cat([graft.values[name] for graft in grafts for name in names])
         index, place = every.unique(return_inverse=True)
         count = torch.bincount(place, minlength=index.numel())
         # in float64, where the sum of large fp16 values is finite
         total = torch.zeros(index.numel(), dtype=torch.float64).index_add_(0, place, value.double())
         one, before = (torch.empty(index.numel(), dtype=value.dtype) for _ in range(2))
         one[place] = value
-        before[place] = torch.cat([graft.pretrained[name] for graft in grafts])
-        indices[name], pretrained[name] = index, before
-        values[name] = torch.where(count > 1, (total / count).to(value.dtype), one)
+        before[place] = torch.cat([graft.pretrained[name] for graft in grafts for name in names])
+        mean = torch.where(count > 1, (total / count).to(value.dtype), one)
+        parts = layout.split(index)
+        sizes = [part.numel() for part in parts.values()]
+        indices |= parts
+        values |= dict(zip(names, mean.split(sizes), strict=True))
+        pretrained |= dict(zip(names, before.split(sizes), strict=True))
     head = first.head if all(same(first.head, graft.head) for graft in grafts) else {}
     return combined(grafts, "union", indices, values, pretrained, head)
 
