@@ -108,6 +108,25 @@ def test_repr_says_size_base_task_and_selector() -> None:
     assert "unnamed" in repr(make([]))
 
 
+def test_repr_says_where_most_of_it_is() -> None:
+    names = ["h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"]
+    pair = ({name: torch.full((4,), value) for name in names} for value in (0.0, 1.0))
+    graft = Graft.take(torch.tensor([0, 4, 8, 9]), *pair, META)
+    assert repr(graft).endswith("task=sums, selector=learned, layer 0 (50 %), MLP in (75 %))")
+    assert graft.facts()["mostly in modules"] == "MLP in (75 %), attention in (25 %)"
+
+
+def test_a_notebook_shows_a_table_of_plain_text() -> None:
+    graft = make([1, 2], meta={**META, "task": "<script>&"})
+    shown = graft._repr_html_()
+    assert "<script>" not in shown
+    assert "&lt;script&gt;&amp;" in shown
+    for name, value in graft.facts().items():
+        assert f"<th>{name}</th>" in shown
+        assert value in shown or name == "task"
+    assert make([])._repr_html_().count("<tr>") == len(make([]).facts())
+
+
 # ---------------------------------------------------------------------------------- the file
 
 

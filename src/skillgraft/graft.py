@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from skillgraft import region
+from skillgraft import hub, region
 from skillgraft.errors import InputError
 from skillgraft.region import Layout
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 M = TypeVar("M", bound=nn.Module)
 FORMAT = 1  # of the file; a reader refuses a newer one
@@ -158,15 +163,35 @@ class Graft:
         """Return the base model's name and the start of its digest."""
         return f"{self.meta.get('model', 'unnamed')} ({self.base[:12]})"
 
+    def facts(self) -> dict[str, str]:
+        """Return what there is to say of the graft in a few lines, each with its name."""
+        told = {"selector": "selector", "sparsity asked": "asked_sparsity", "rule": "rule"}
+        told |= {"fine-tuning": "finetune", "seed": "seed"}
+        return {
+            "base model": self.describe(),
+            "task": ", ".join(self.tasks),
+            "region": f"{self.size:,} of {self.graftable:,} parameters ({self.sparsity:.2e})",
+            **{name: str(self.meta[k]) for name, k in told.items() if self.meta.get(k) is not None},
+            "mostly in layers": most(self.by_layer()),
+            "mostly in modules": most(self.by_module()),
+        }
+
     def __repr__(self) -> str:
-        """Return one line: size, sparsity, base model, task and selector."""
-        about = ", ".join(
-            f"{key}={self.meta[key]}" for key in ("task", "selector") if key in self.meta
-        )
+        """Return one line: size, sparsity, base model, task, selector, and where most of it is."""
+        about = [f"{key}={self.meta[key]}" for key in ("task", "selector") if key in self.meta]
+        if self.size:
+            layer, module = most(self.by_layer(), 1), most(self.by_module(), 1)
+            about.append(f"layer {layer}, {module}")
         return (
             f"Graft({self.size:,} of {self.graftable:,} = {self.sparsity:.2e}, "
-            f"base {self.describe()}{', ' + about if about else ''})"
+            f"base {', '.join([self.describe(), *about])})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for a notebook."""
+        rows = (map(html.escape, pair) for pair in self.facts().items())
+        cells = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+        return f"<table>{''.join(cells)}</table>"
 
     # ------------------------------------------------------------------------------- algebra
 
@@ -313,6 +338,52 @@ class Graft:
         head = {n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")}
         return cls(indices, values, pretrained, shapes, header["base"], header["meta"], head)
 
+    # --------------------------------------------------------------------------------- the hub
+
+    @classmethod
+    def from_hub(cls, repo_id: str, revision: str | None = None) -> Graft:
+        """Read the graft of a hub repository, checked as a local file is; raises InputError."""
+        return cls.load(hub.fetch(repo_id, revision))
+
+    def card(
+        self,
+        repo_id: str,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        task: Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+    ) -> str:
+        """Return the graft's model card for the hub.
+
+        `metrics` is the content of a run's metrics.json, `task` its configuration's task, `base_model`
+        the pre-trained model's hub id; what is not given is left out.
+        """
+        facts = {**self.facts(), "sha256 of the graftable base": self.base}
+        return hub.card(repo_id, facts, self.meta, metrics, task, base_model)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        task: Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+        private: bool = False,
+    ) -> CommitInfo:
+        """Put graft, card and metrics into a hub repository, made where it is not there; see `card`.
+
+        Whoever `hf auth login` has logged in, or HF_TOKEN names. Raises InputError.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            self.save(folder / hub.FILE)
+            text = self.card(repo_id, metrics=metrics, task=task, base_model=base_model)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            if metrics is not None:
+                content = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
+                (folder / "metrics.json").write_text(content, encoding="utf-8")
+            return hub.push(folder, repo_id, private)
+
 
 @contextmanager
 def active(model: M, *grafts: Graft) -> Iterator[M]:
@@ -432,6 +503,12 @@ def named_tasks(meta: Mapping[str, Any]) -> Iterator[str]:
             yield from named_tasks(parent)
     else:
         yield str(meta.get("task", "unnamed"))
+
+
+def most(shares: Mapping[str, float], count: int = 3) -> str:
+    """Return the groups with the largest shares of a region, in percent: '3 (41 %), 2 (30 %)'."""
+    order = sorted((group for group in shares if shares[group]), key=lambda group: -shares[group])
+    return ", ".join(f"{group} ({round(100 * shares[group])} %)" for group in order[:count])
 
 
 def layer_of(name: str) -> str:
