@@ -7,13 +7,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skillgraft.export import load_applied
     from skillgraft.graft import Graft, GraftError, active
     from skillgraft.mask import localize
 
 __version__ = version("skillgraft")
-__all__ = ["Graft", "GraftError", "__version__", "active", "localize"]
+__all__ = ["Graft", "GraftError", "__version__", "active", "load_applied", "localize"]
 
-PLACES = {"Graft": "graft", "GraftError": "graft", "active": "graft", "localize": "mask"}
+PLACES = {
+    "Graft": "graft",
+    "GraftError": "graft",
+    "active": "graft",
+    "load_applied": "export",
+    "localize": "mask",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -217,6 +217,10 @@ def apply(
         str | None,
         typer.Option(help="The pre-trained model: a hub id or folder; a run knows its own."),
     ] = None,
+    delta: Annotated[
+        bool,
+        typer.Option("--delta", help="The task vector: θ_ft − θ_pre in the region, else zero."),
+    ] = False,
 ) -> None:
     """Write pre-trained model + graft as an ordinary transformers checkpoint.
 
@@ -229,13 +233,14 @@ def apply(
 
     file = store.graft_file(str(path))
     graft, record = loaded(path), file.with_name("config.yaml")
-    if model is None and not record.is_file():
+    run: Any = OmegaConf.load(record) if record.is_file() else None
+    if model is None and run is None:
         raise InputError(f"{path}: no run beside it says which model it belongs to: give --model")
-    known = OmegaConf.load(record).model if model is None else {"path": model}
+    known = {"path": model} if model is not None else run.model
     source = ModelConfig(
         name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
     )
-    typer.echo(export.apply(graft, checkpoint.locate(source), out))
+    typer.echo(export.apply(graft, checkpoint.locate(source), out, run, delta))
 
 
 @app.command()
