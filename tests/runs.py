@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 from hydra import compose, initialize_config_dir
+from typer.testing import CliRunner
 
 from skillgraft import config
 from skillgraft.config import RunConfig
@@ -82,3 +83,11 @@ def command(*arguments: str, cwd: Path, program: str = "skillgraft") -> subproce
         timeout=300,
         check=False,
     )
+
+
+def grafts(*arguments: str) -> tuple[int, str]:
+    """Call a command of `grafts` in this process; return its exit code and all that it printed."""
+    from skillgraft.grafts import app
+
+    done = CliRunner().invoke(app, [*arguments])
+    return done.exit_code, done.output

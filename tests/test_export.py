@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
+import models
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from runs import TINY, command, make
+from omegaconf import OmegaConf
+from runs import TINY, command, grafts, make
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from skillgraft import config, evaluate
-from skillgraft.graft import Graft, same
+from skillgraft import config, evaluate, export, load_applied, store
+from skillgraft.errors import InputError
+from skillgraft.graft import Graft, same, union
 
 BASE = config.package_path("package:skillgraft/embedded/model", "model.path")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     return tmp_path_factory.mktemp("export")
 
 
@@ -71,44 +76,132 @@ def test_a_graft_file_alone_wants_its_model_named(folder: Path, run: Path) -> No
     assert not (folder / "y").exists()
 
 
-def test_a_linear_head_goes_beside_the_encoder(folder: Path) -> None:
-    """By the card's own three lines: the probabilities that the run has stored."""
-    run = make(folder / "runs", *TINY, "graft=movement", "finetune=linear")
-    out = folder / "linear"
-    done = command("apply", str(run), "--out", str(out), cwd=folder, program="grafts")
-    assert done.returncode == 0, done.stderr
-    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    rows = pd.read_parquet(run / "predictions.parquet").query(
-        "model == 'graft' and split == 'test'"
-    )
+def texts_of(run: Path, *overrides: str) -> tuple[list[str], np.ndarray]:
+    """Return the test texts of a run, and what its graft made of them."""
     from runs import composed
 
-    from skillgraft import data, prompt
+    from skillgraft import data
 
-    cfg = composed(*TINY, "finetune=linear")
-    cfg.task.verbalizer = config.verbalizer(cfg.task)
-    texts = data.load(cfg).test
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    encoded = [prompt.make_encoder(cfg, tokenizer, 128)([row])[0] for row in texts]
-    found = []
-    for row in encoded:
-        batch = {
-            name: t
-            for name, t in prompt.collate([row], 0).items()
-            if name in ("input_ids", "attention_mask", "token_type_ids")
-        }
-        names = {
-            "AutoModel": AutoModel,
-            "load_file": load_file,
-            "torch": torch,
-            "folder": out,
-            "batch": batch,
-        }
+    frame = pd.read_parquet(run / "predictions.parquet")
+    stored = evaluate.from_frame(frame[(frame["model"] == "graft") & (frame["split"] == "test")])
+    return [row.text for row in data.load(composed(*overrides)).test], stored["graft"]["test"]
+
+
+def test_a_linear_head_goes_beside_the_encoder(folder: Path) -> None:
+    """By the card's own lines, with skillgraft and without: the probabilities that the run has stored."""
+    run = make(folder / "runs", *TINY, "graft=movement", "finetune=linear")
+    out = folder / "linear"
+    code, output = grafts("apply", str(run), "--out", str(out))
+    assert code == 0, output
+    with_it, without = (
+        part.split("```")[0] for part in (out / "README.md").read_text().split("```python\n")[1:]
+    )
+    texts, stored = texts_of(run, *TINY, "finetune=linear")
+    names = {"folder": out}
+    exec(with_it, names)
+    assert names["probabilities"].shape == (2, 2)
+    classify = names["classify"]
+    assert classify.labels == ["negative", "positive"]
+    assert np.array_equal(classify(texts), stored)  # the same batches: the same bits
+    tokenizer, found = AutoTokenizer.from_pretrained(out), []
+    for text in texts:
+        batch = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
+        names = {"AutoModel": AutoModel, "load_file": load_file, "torch": torch}
+        names |= {"folder": out, "batch": batch}
         with torch.no_grad():
-            exec(code, names)
+            exec(without, names)
         found.append(names["logits"].softmax(-1)[0])
-    stored = evaluate.from_frame(rows)["graft"]["test"]
     assert torch.stack(found).numpy() == pytest.approx(stored, abs=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["first", "mask"])
+def test_other_pools(folder: Path, pool: str) -> None:
+    run = make(folder / "runs", *TINY, "graft=movement", "finetune=linear", f"finetune.pool={pool}")
+    record = OmegaConf.load(run / "config.yaml")
+    graft = Graft.load(run / "graft.safetensors")
+    out = export.apply(graft, BASE, folder / pool, record)
+    texts, stored = texts_of(run, *TINY, "finetune=linear")
+    assert np.array_equal(load_applied(out)(texts), stored)
+    alone = export.apply(graft, BASE, folder / f"{pool}-alone")
+    if pool == "first":  # no template needed
+        assert load_applied(alone)(texts) == pytest.approx(stored, abs=1e-6)
+    else:
+        with pytest.raises(InputError, match="template is not known"):
+            load_applied(alone)
+
+
+def test_a_prompt_classifies_too(folder: Path, run: Path) -> None:
+    out = export.apply(
+        Graft.load(run / "graft.safetensors"),
+        BASE,
+        folder / "p",
+        OmegaConf.load(run / "config.yaml"),
+    )
+    texts, stored = texts_of(run, *TINY)
+    assert np.array_equal(load_applied(out)(texts), stored)
+    with pytest.raises(InputError, match=r"no skillgraft\.json"):
+        load_applied(BASE)
+
+
+@pytest.mark.parametrize("family", ["deberta", "gpt2", "bert"])
+def test_a_graft_of_two_checkpoints_on_every_kind_of_model(tmp_path: Path, family: str) -> None:
+    """Whatever class the files fill, without attention that is not there or a head that is made up."""
+    head = family != "bert"  # an encoder alone
+    before, after = (
+        models.checkpoint(tmp_path / str(seed), family, head=head, seed=seed) for seed in (0, 1)
+    )
+    graft = export.extract(before, after, "movement", 0.1)
+    for name in ("a", "b"):  # nothing random goes in
+        export.apply(graft, before, tmp_path / name)
+    a, b, theirs = (load_file(tmp_path / f / "model.safetensors") for f in ("a", "b", "0"))
+    assert same(a, b)
+    assert set(a) <= set(theirs)
+    assert sum(int((a[name] != theirs[name]).sum()) for name in a) == graft.size
+    assert not (tmp_path / "a" / "skillgraft.json").exists()
+
+
+def test_a_task_vector_added_to_the_base_is_the_grafted_model(folder: Path, run: Path) -> None:
+    """Zero outside the region; inside exact where θ_ft − θ_pre is, which Sterbenz's lemma says.
+
+    Elsewhere the difference is rounded to half a unit in its last place and the sum to another half,
+    so that they miss θ_ft by an ulp of the largest of the three at most.
+    """
+    code, output = grafts("apply", str(run), "--delta", "--out", str(folder / "delta"))
+    assert code == 0, output
+    graft = Graft.load(run / "graft.safetensors")
+    base = AutoModelForMaskedLM.from_pretrained(BASE, dtype=torch.float32)
+    delta = AutoModelForMaskedLM.from_pretrained(folder / "delta", dtype=torch.float32).state_dict()
+    assert set(delta) == set(base.state_dict())
+    summed = {name: tensor + delta[name] for name, tensor in base.state_dict().items()}
+    grafted = graft.apply(base).state_dict()
+    exact = total = 0
+    for name, tensor in grafted.items():
+        key = name.removeprefix("bert.")
+        index = graft.indices.get(key, torch.empty(0, dtype=torch.int64))
+        outside = torch.ones(tensor.numel(), dtype=torch.bool).index_fill_(0, index, 0)
+        assert not delta[name].view(-1)[outside].any()
+        assert torch.equal(summed[name].view(-1)[outside], tensor.view(-1)[outside])
+        if not index.numel():
+            continue
+        pre, after, got = graft.pretrained[key], graft.values[key], summed[name].view(-1)[index]
+        lemma = (pre * after > 0) & (pre.abs() <= 2 * after.abs()) & (after.abs() <= 2 * pre.abs())
+        assert torch.equal(got[lemma], after[lemma])
+        largest = torch.stack([pre, after, after - pre]).abs().max(0).values
+        assert bool(((got - after).abs() <= largest * 2.0**-23).all())
+        exact, total = exact + int(lemma.sum()), total + index.numel()
+    assert total == graft.size
+    assert exact > total / 2
+    assert "task vector" in (folder / "delta" / "README.md").read_text()
+
+
+def test_two_checkpoints_to_a_pipeline(folder: Path, whole: Path) -> None:
+    graft = export.extract(BASE, whole, "movement", 1)
+    export.apply(graft, BASE, folder / "all")
+    asked = "a warm and funny film . it was [MASK] ."
+    found, wanted = (
+        pipeline("fill-mask", model=str(path))(asked) for path in (folder / "all", whole)
+    )
+    assert found == wanted
 
 
 def test_extract_finds_the_movement_region_of_two_checkpoints(
@@ -159,6 +252,34 @@ def test_bad_pairs_of_checkpoints_are_one_line(folder: Path, whole: Path) -> Non
         assert "Traceback" not in done.stderr
 
 
+def test_the_readmes_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = readme.split("<!-- serve -->\n```python\n")[1].split("```")[0]
+    base = AutoModelForMaskedLM.from_pretrained(BASE, dtype=torch.float32)
+    before = {n: p.detach() for n, p in base.named_parameters() if ".layer." in n}
+    skills = {}
+    for seed, name in enumerate(("sst2", "agnews")):
+        generator = torch.Generator().manual_seed(seed)
+        after = {n: p + torch.randn(p.shape, generator=generator) for n, p in before.items()}
+        skills[name] = Graft.take(torch.arange(seed, 9000, 2 - seed), before, after)
+        skills[name].save(tmp_path / f"{name}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.replace('"roberta-base"', repr(str(BASE))), names)
+    text, seen = "a warm and funny film . it was *mask* .", []
+    for chosen in ([], ["sst2"], ["agnews"], ["sst2", "agnews"], []):
+        graft = union([skills[name] for name in chosen]) if chosen else None
+        model = copy.deepcopy(base)
+        guess = pipeline(
+            "fill-mask", model=graft.apply(model) if graft else model,
+            tokenizer=AutoTokenizer.from_pretrained(BASE),
+        )  # fmt: skip
+        seen.append(names["answer"](text, *chosen))
+        assert seen[-1] == guess(text.replace("*mask*", "[MASK]"))
+    assert seen[0] == seen[-1]
+    assert all(seen[i] != seen[j] for i in range(4) for j in range(i))
+
+
 def test_overlap_and_combine(folder: Path, run: Path) -> None:
     other = make(folder / "runs", *TINY, "graft=movement", "task=toy_book")
     shown = command("overlap", str(run), str(other), "--json", cwd=folder, program="grafts")
@@ -173,3 +294,8 @@ def test_overlap_and_combine(folder: Path, run: Path) -> None:
     both = Graft.load(folder / "both.safetensors")
     assert same(both.values, (a | b).values)
     assert both.tasks == ["toy_film", "toy_book"]
+    options = (*TINY, "graft=file", "graft.rule=union")
+    joined = make(folder / "runs", *options, f"graft.paths=[{folder / 'both.safetensors'}]")
+    apart = make(folder / "runs", *options, f"graft.paths=[{run},{other}]")
+    one, two = (store.read_json(path / "metrics.json")["graft"] for path in (joined, apart))
+    assert one == two

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skillgraft import Graft, GraftError, localize
-from skillgraft.graft import layer_of, module_of
+from skillgraft import Graft, GraftError, active, localize
+from skillgraft.graft import layer_of, module_of, union
 from skillgraft.region import digest
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -106,6 +106,25 @@ def test_repr_says_size_base_task_and_selector() -> None:
         assert part in text
     assert "\n" not in text
     assert "unnamed" in repr(make([]))
+
+
+def test_repr_says_where_most_of_it_is() -> None:
+    names = ["h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"]
+    pair = ({name: torch.full((4,), value) for name in names} for value in (0.0, 1.0))
+    graft = Graft.take(torch.tensor([0, 4, 8, 9]), *pair, META)
+    assert repr(graft).endswith("task=sums, selector=learned, layer 0 (50 %), MLP in (75 %))")
+    assert graft.facts()["mostly in modules"] == "MLP in (75 %), attention in (25 %)"
+
+
+def test_a_notebook_shows_a_table_of_plain_text() -> None:
+    graft = make([1, 2], meta={**META, "task": "<script>&"})
+    shown = graft._repr_html_()
+    assert "<script>" not in shown
+    assert "&lt;script&gt;&amp;" in shown
+    for name, value in graft.facts().items():
+        assert f"<th>{name}</th>" in shown
+        assert value in shown or name == "task"
+    assert make([])._repr_html_().count("<tr>") == len(make([]).facts())
 
 
 # ---------------------------------------------------------------------------------- the file
@@ -385,6 +404,52 @@ def test_applied_nests() -> None:
     assert_same(bits(net), PRE)
 
 
+@settings(deadline=None, max_examples=40)
+@given(chosen=st.lists(st.sets(st.integers(0, 24)).map(sorted), max_size=3))
+def test_active_is_the_union_and_is_undone(chosen: list[list[int]]) -> None:
+    """However many grafts: each entry has the mean of the values that they have for it."""
+    grafts = [make(part, seed=seed) for seed, part in enumerate(chosen, start=1)]
+    wanted, offset = {n: t.clone() for n, t in PRE.items()}, 0
+    for name, tensor in wanted.items():
+        for i in range(tensor.numel()):
+            values = [
+                tensors(seed)[name].view(-1)[i].double()
+                for seed, part in enumerate(chosen, start=1)
+                if offset + i in part
+            ]
+            if values:
+                tensor.view(-1)[i] = sum(values) / len(values)
+        offset += tensor.numel()
+    net = Net(PRE)
+    with active(net, *grafts) as inside:
+        assert inside is net
+        assert_same(bits(net), wanted)
+    assert_same(bits(net), PRE)
+
+
+def test_active_changes_skills_many_times_over() -> None:
+    skills = {"a": make([0, 5, 12]), "b": make([5, 24], seed=2), "c": make([3], seed=3)}
+    net = Net(PRE)
+    for names in (["a"], ["b"], ["a", "b"], [], ["c", "a"], ["a"]):
+        with active(net, *(skills[name] for name in names)):
+            grafts = [skills[name] for name in names]
+            assert_same(bits(net), bits(union(grafts).apply(Net(PRE))) if names else PRE)
+        assert_same(bits(net), PRE)
+
+
+def test_active_writes_nothing_where_one_does_not_fit() -> None:
+    other = Graft.take(torch.tensor([0]), FT, PRE)
+    net = Net(PRE)
+    with pytest.raises(GraftError, match="different base models"), active(net, make([0]), other):
+        pytest.fail("the block must not be entered")
+    assert_same(bits(net), PRE)
+    with active(net, make([0])), pytest.raises(GraftError, match="not those"):
+        make([0, 24]).apply(net)
+    with pytest.raises(ZeroDivisionError), active(net, make([0]), make([0, 1], seed=2)):
+        raise ZeroDivisionError
+    assert_same(bits(net), PRE)
+
+
 def test_apply_is_allowed_under_deterministic_algorithms() -> None:
     net = Net(PRE)
     torch.use_deterministic_algorithms(True)
@@ -661,6 +726,31 @@ def test_a_graft_with_itself(a: list[int], dtype: torch.dtype) -> None:
         for kind in ("indices", "values", "pretrained"):
             assert_same(dict(getattr(same, kind)), dict(getattr(graft, kind)))
     assert graft.iou(graft) == (1.0 if a else 0.0)
+
+
+def test_a_union_of_tensors_in_several_dtypes() -> None:
+    """A checkpoint may keep its norms in fp32 beside bf16 matrices; no value passes through another dtype."""
+    kinds = dict(
+        zip(PRE, [torch.bfloat16, torch.float32, torch.bfloat16, torch.float64], strict=True)
+    )
+
+    def grafted(seed: int, chosen: list[int]) -> Graft:
+        pair = ({n: t.to(kinds[n]) for n, t in tensors(s).items()} for s in (0, seed))
+        return Graft.take(torch.tensor(chosen), *pair)
+
+    a, b = grafted(1, [0, 3, 12, 15, 16, 24]), grafted(2, [1, 3, 13, 15, 20, 24])
+    both = a | b
+    for name, kind in kinds.items():
+        entries: dict[int, list[Tensor]] = {}
+        for graft in (a, b):
+            for i, value in zip(graft.indices[name].tolist(), graft.values[name], strict=True):
+                entries.setdefault(i, []).append(value)
+        assert both.indices[name].tolist() == sorted(entries)
+        assert both.values[name].dtype == both.pretrained[name].dtype == kind
+        means = [sum(v.double() for v in entries[i]) / len(entries[i]) for i in sorted(entries)]
+        assert both.values[name].tolist() == [mean.to(kind).item() for mean in means]
+        expected = tensors(0)[name].to(kind).view(-1)[both.indices[name]]
+        assert torch.equal(both.pretrained[name], expected)
 
 
 def test_the_mean_of_large_values_does_not_overflow() -> None:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skillgraft.graft import Graft, GraftError
+    from skillgraft.export import load_applied
+    from skillgraft.graft import Graft, GraftError, active
     from skillgraft.mask import localize
 
 __version__ = version("skillgraft")
-__all__ = ["Graft", "GraftError", "__version__", "localize"]
+__all__ = ["Graft", "GraftError", "__version__", "active", "load_applied", "localize"]
+
+PLACES = {
+    "Graft": "graft",
+    "GraftError": "graft",
+    "active": "graft",
+    "load_applied": "export",
+    "localize": "mask",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch is imported at the first use, so that the command line's --help is instant.
-    if name == "localize":
-        from skillgraft.mask import localize
-
-        return localize
-    if name in ("Graft", "GraftError"):
-        from skillgraft import graft
-
-        return getattr(graft, name)
+    if name in PLACES:
+        return getattr(import_module(f"skillgraft.{PLACES[name]}"), name)
     raise AttributeError(f"module 'skillgraft' has no attribute '{name}'")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from skillgraft import region
+from skillgraft import hub, region
 from skillgraft.errors import InputError
 from skillgraft.region import Layout
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 M = TypeVar("M", bound=nn.Module)
 FORMAT = 1  # of the file; a reader refuses a newer one
@@ -36,6 +41,20 @@ MODULES = {  # kinds of module in a transformer block, by name (method: section 
 
 class GraftError(InputError):
     """A graft that does not fit the model, or a file that is not whole."""
+
+
+class Target(NamedTuple):
+    """Where one tensor of a region lies in a model: its flat indices, and the model's values there."""
+
+    name: str
+    parameter: nn.Parameter
+    indices: Tensor
+    before: Tensor
+
+    def write(self, values: Tensor) -> None:
+        """Write values at the indices, in place."""
+        at = self.indices.to(self.parameter.device)  # the model may have moved inside the block
+        region.write_at(self.parameter.data, at, values.to(self.parameter))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,15 +163,35 @@ class Graft:
         """Return the base model's name and the start of its digest."""
         return f"{self.meta.get('model', 'unnamed')} ({self.base[:12]})"
 
+    def facts(self) -> dict[str, str]:
+        """Return what there is to say of the graft in a few lines, each with its name."""
+        told = {"selector": "selector", "sparsity asked": "asked_sparsity", "rule": "rule"}
+        told |= {"fine-tuning": "finetune", "seed": "seed"}
+        return {
+            "base model": self.describe(),
+            "task": ", ".join(self.tasks),
+            "region": f"{self.size:,} of {self.graftable:,} parameters ({self.sparsity:.2e})",
+            **{name: str(self.meta[k]) for name, k in told.items() if self.meta.get(k) is not None},
+            "mostly in layers": most(self.by_layer()),
+            "mostly in modules": most(self.by_module()),
+        }
+
     def __repr__(self) -> str:
-        """Return one line: size, sparsity, base model, task and selector."""
-        about = ", ".join(
-            f"{key}={self.meta[key]}" for key in ("task", "selector") if key in self.meta
-        )
+        """Return one line: size, sparsity, base model, task, selector, and where most of it is."""
+        about = [f"{key}={self.meta[key]}" for key in ("task", "selector") if key in self.meta]
+        if self.size:
+            layer, module = most(self.by_layer(), 1), most(self.by_module(), 1)
+            about.append(f"layer {layer}, {module}")
         return (
             f"Graft({self.size:,} of {self.graftable:,} = {self.sparsity:.2e}, "
-            f"base {self.describe()}{', ' + about if about else ''})"
+            f"base {', '.join([self.describe(), *about])})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for a notebook."""
+        rows = (map(html.escape, pair) for pair in self.facts().items())
+        cells = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+        return f"<table>{''.join(cells)}</table>"
 
     # ------------------------------------------------------------------------------- algebra
 
@@ -171,28 +210,19 @@ class Graft:
 
         The stored pre-trained values are compared, not the whole model. Raises GraftError.
         """
-        for name, parameter in self._targets(model).items():
-            index = self.indices[name].to(parameter.device)
-            region.write_at(parameter.data, index, self.values[name].to(parameter))
+        for target in self.targets(model):
+            target.write(self.values[target.name])
         return model
 
-    @contextmanager
-    def applied(self, model: M) -> Iterator[M]:
+    def applied(self, model: M) -> AbstractContextManager[M]:
         """Apply the graft inside a `with` block and undo it exactly at its end."""
-        targets = self._targets(model)
-        before = {n: p.data.take(self.indices[n].to(p.device)) for n, p in targets.items()}
-        try:
-            yield self.apply(model)
-        finally:
-            for name, parameter in targets.items():
-                index = self.indices[name].to(parameter.device)
-                region.write_at(parameter.data, index, before[name])
+        return active(model, self)
 
-    def _targets(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the model's parameter for each tensor of the region, after every check."""
+    def targets(self, model: nn.Module) -> list[Target]:
+        """Return where in the model each tensor of the region goes, after every check. Raises GraftError."""
         wanted = sorted(name for name, index in self.indices.items() if index.numel())
         found = self._matches(wanted, dict(model.named_parameters()))
-        targets = {}
+        targets = []
         for name in wanted:
             parameter = found[name]
             if tuple(parameter.shape) != tuple(self.shapes[name]):
@@ -200,12 +230,13 @@ class Graft:
                     f"{name}: the model's shape is {tuple(parameter.shape)}, "
                     f"the graft's {tuple(self.shapes[name])}"
                 )
-            here = parameter.data.take(self.indices[name].to(parameter.device))
-            if not torch.equal(here, self.pretrained[name].to(parameter)):
+            index = self.indices[name].to(parameter.device)
+            before = parameter.data.take(index)
+            if not torch.equal(before, self.pretrained[name].to(parameter)):
                 raise GraftError(
                     f"{name}: the model's values are not those of the graft's base, {self.describe()}"
                 )
-            targets[name] = parameter
+            targets.append(Target(name, parameter, index, before))
         return targets
 
     def _matches(
@@ -307,6 +338,73 @@ class Graft:
         head = {n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")}
         return cls(indices, values, pretrained, shapes, header["base"], header["meta"], head)
 
+    # --------------------------------------------------------------------------------- the hub
+
+    @classmethod
+    def from_hub(cls, repo_id: str, revision: str | None = None) -> Graft:
+        """Read the graft of a hub repository, checked as a local file is; raises InputError."""
+        return cls.load(hub.fetch(repo_id, revision))
+
+    def card(
+        self,
+        repo_id: str,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        task: Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+    ) -> str:
+        """Return the graft's model card for the hub.
+
+        `metrics` is the content of a run's metrics.json, `task` its configuration's task, `base_model`
+        the pre-trained model's hub id; what is not given is left out.
+        """
+        facts = {**self.facts(), "sha256 of the graftable base": self.base}
+        return hub.card(repo_id, facts, self.meta, metrics, task, base_model)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        task: Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+        private: bool = False,
+    ) -> CommitInfo:
+        """Put graft, card and metrics into a hub repository, made where it is not there; see `card`.
+
+        Whoever `hf auth login` has logged in, or HF_TOKEN names. Raises InputError.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            self.save(folder / hub.FILE)
+            text = self.card(repo_id, metrics=metrics, task=task, base_model=base_model)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            if metrics is not None:
+                content = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
+                (folder / "metrics.json").write_text(content, encoding="utf-8")
+            return hub.push(folder, repo_id, private)
+
+
+@contextmanager
+def active(model: M, *grafts: Graft) -> Iterator[M]:
+    """Graft a model inside a `with` block, with the union of several grafts, and undo it exactly at its end.
+
+    It takes milliseconds, so that one model can change skills with every request; requests that want
+    other skills must not run inside the block. Raises GraftError, with nothing written.
+    """
+    if not grafts:
+        yield model
+        return
+    graft = grafts[0] if len(grafts) == 1 else union(grafts)
+    targets = graft.targets(model)
+    try:
+        for target in targets:
+            target.write(graft.values[target.name])
+        yield model
+    finally:
+        for target in targets:
+            target.write(target.before)
+
 
 def union(grafts: Sequence[Graft]) -> Graft:
     """Return the union of grafts of one base; a shared entry gets the mean of all values it has.
@@ -316,19 +414,29 @@ def union(grafts: Sequence[Graft]) -> Graft:
     first = grafts[0]
     for other in grafts:
         first._same_base(other)
-    indices, values, pretrained = {}, {}, {}
+    alike: dict[tuple[torch.dtype, ...], list[str]] = {}  # names whose values fit one vector
     for name in first.shapes:
-        every = torch.cat([graft.indices[name] for graft in grafts])
-        value = torch.cat([graft.values[name] for graft in grafts])
+        alike.setdefault(tuple(graft.values[name].dtype for graft in grafts), []).append(name)
+    indices: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    pretrained: dict[str, Tensor] = {}
+    for names in alike.values():
+        layout = Layout({name: first.shapes[name] for name in names})
+        every = torch.cat([layout.join(graft.indices) for graft in grafts])
+        value = torch.cat([graft.values[name] for graft in grafts for name in names])
         index, place = every.unique(return_inverse=True)
         count = torch.bincount(place, minlength=index.numel())
         # in float64, where the sum of large fp16 values is finite
         total = torch.zeros(index.numel(), dtype=torch.float64).index_add_(0, place, value.double())
         one, before = (torch.empty(index.numel(), dtype=value.dtype) for _ in range(2))
         one[place] = value
-        before[place] = torch.cat([graft.pretrained[name] for graft in grafts])
-        indices[name], pretrained[name] = index, before
-        values[name] = torch.where(count > 1, (total / count).to(value.dtype), one)
+        before[place] = torch.cat([graft.pretrained[name] for graft in grafts for name in names])
+        mean = torch.where(count > 1, (total / count).to(value.dtype), one)
+        parts = layout.split(index)
+        sizes = [part.numel() for part in parts.values()]
+        indices |= parts
+        values |= dict(zip(names, mean.split(sizes), strict=True))
+        pretrained |= dict(zip(names, before.split(sizes), strict=True))
     head = first.head if all(same(first.head, graft.head) for graft in grafts) else {}
     return combined(grafts, "union", indices, values, pretrained, head)
 
@@ -395,6 +503,12 @@ def named_tasks(meta: Mapping[str, Any]) -> Iterator[str]:
             yield from named_tasks(parent)
     else:
         yield str(meta.get("task", "unnamed"))
+
+
+def most(shares: Mapping[str, float], count: int = 3) -> str:
+    """Return the groups with the largest shares of a region, in percent: '3 (41 %), 2 (30 %)'."""
+    order = sorted((group for group in shares if shares[group]), key=lambda group: -shares[group])
+    return ", ".join(f"{group} ({round(100 * shares[group])} %)" for group in order[:count])
 
 
 def layer_of(name: str) -> str:

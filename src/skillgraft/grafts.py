@@ -35,11 +35,13 @@ class OneLine(TyperGroup):
 
 app = typer.Typer(cls=OneLine, help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
+GRAFT = "A run's folder, a graft file, or hub:OWNER/NAME[@REVISION]."
+GRAFTS = "Runs' folders, graft files, or hub:OWNER/NAME[@REVISION]."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def loaded(path: Path) -> Graft:
-    """Return the graft of a run's folder or a file."""
+    """Return the graft of a run's folder, a file, or a reference to the hub."""
     from skillgraft.graft import Graft
 
     return Graft.load(store.graft_file(str(path)))
@@ -171,7 +173,7 @@ def compare_models(
 
 
 @app.command()
-def show(path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")]) -> None:
+def show(path: Annotated[Path, typer.Argument(help=GRAFT)]) -> None:
     """Show one graft: base model, size, and its share by layer and module kind.
 
     Example: grafts show runs/toy_film-…/graft.safetensors
@@ -190,16 +192,14 @@ def show(path: Annotated[Path, typer.Argument(help="A run's folder or a graft fi
 
 
 @app.command()
-def verify(path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")]) -> None:
+def verify(path: Annotated[Path, typer.Argument(help=GRAFT)]) -> None:
     """Check every checksum; exit code 1 where something is missing or altered.
 
     Example: grafts verify runs/toy_film-…
     """
-    from skillgraft.graft import Graft
-
     wrong = store.verify(path) if path.is_dir() else []
     try:
-        Graft.load(path / "graft.safetensors" if path.is_dir() else path)
+        loaded(path)
     except InputError as error:
         wrong.append(str(error))
     for line in wrong:
@@ -211,12 +211,16 @@ def verify(path: Annotated[Path, typer.Argument(help="A run's folder or a graft 
 
 @app.command()
 def apply(
-    path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")],
+    path: Annotated[Path, typer.Argument(help=GRAFT)],
     out: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
     model: Annotated[
         str | None,
         typer.Option(help="The pre-trained model: a hub id or folder; a run knows its own."),
     ] = None,
+    delta: Annotated[
+        bool,
+        typer.Option("--delta", help="The task vector: θ_ft − θ_pre in the region, else zero."),
+    ] = False,
 ) -> None:
     """Write pre-trained model + graft as an ordinary transformers checkpoint.
 
@@ -229,18 +233,56 @@ def apply(
 
     file = store.graft_file(str(path))
     graft, record = loaded(path), file.with_name("config.yaml")
-    if model is None and not record.is_file():
+    run: Any = OmegaConf.load(record) if record.is_file() else None
+    if model is None and run is None:
         raise InputError(f"{path}: no run beside it says which model it belongs to: give --model")
-    known = OmegaConf.load(record).model if model is None else {"path": model}
+    known = {"path": model} if model is not None else run.model
     source = ModelConfig(
         name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
     )
-    typer.echo(export.apply(graft, checkpoint.locate(source), out))
+    typer.echo(export.apply(graft, checkpoint.locate(source), out, run, delta))
+
+
+@app.command()
+def push(
+    path: Annotated[Path, typer.Argument(help=GRAFT)],
+    repo: Annotated[str, typer.Argument(help="The hub repository: OWNER/NAME.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The pre-trained model's hub id; a run of a hub model knows its own."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a new repository.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card; send nothing.")
+    ] = False,
+) -> None:
+    """Put a graft on the Hugging Face hub, with a model card and, of a run, its metrics.
+
+    `hf auth login` first. Example: grafts push runs/toy_film-… me/toy-film --dry-run
+    """
+    from omegaconf import OmegaConf
+
+    from skillgraft import hub
+
+    graft = loaded(path)
+    about: dict[str, Any] = {"base_model": model}
+    if store.is_whole(path):
+        known = OmegaConf.load(path / "config.yaml")
+        if model is None and known.model.after is None:
+            about["base_model"] = hub.public_id(known.model.path)
+        about["task"] = OmegaConf.to_container(known.task)
+        about["metrics"] = store.read_json(path / "metrics.json")
+    if dry_run:
+        files = [hub.FILE, "README.md", *(["metrics.json"] if "metrics" in about else [])]
+        typer.echo(f"to {repo}: {', '.join(files)}; nothing sent", err=True)
+        return typer.echo(graft.card(repo, **about))
+    commit = graft.push_to_hub(repo, **about, private=private)
+    return typer.echo(f"{hub.SCHEME}{repo}@{commit.oid}  {commit.commit_url}")
 
 
 @app.command("overlap")
 def overlap_of(
-    paths: Annotated[list[Path], typer.Argument(help="Runs' folders or graft files.")],
+    paths: Annotated[list[Path], typer.Argument(help=GRAFTS)],
     as_json: AsJson = False,
 ) -> None:
     """Show how much of every two regions of one base model is shared (IoU), and what chance would give.
@@ -265,7 +307,7 @@ def overlap_of(
 
 @app.command()
 def combine(
-    paths: Annotated[list[Path], typer.Argument(help="Runs' folders or graft files.")],
+    paths: Annotated[list[Path], typer.Argument(help=GRAFTS)],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
 ) -> None:

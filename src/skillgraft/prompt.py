@@ -224,14 +224,25 @@ def make_encoder(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, positions: 
         )
     parse_template(task.template)
     pool = finetune.pool if finetune.kind is Kind.linear else None
-    if finetune.kind is Kind.autoregressive or pool is Pool.last:
-        return Encoder(tokenizer, task.template, task.max_length, causal=True)
-    prompted = finetune.kind is Kind.prompt or pool is Pool.mask
-    if prompted and tokenizer.mask_token_id is None:
+    found = encoder(tokenizer, finetune.kind, pool, task.template, task.max_length)
+    if found.template is not None and not found.causal and tokenizer.mask_token_id is None:
         raise InputError(
             f"model {cfg.model.name}: its tokenizer has no mask token; use finetune=linear"
         )
-    return Encoder(tokenizer, task.template if prompted else None, task.max_length)
+    return found
+
+
+def encoder(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    pool: Pool | None,
+    template: str | None,
+    max_length: int,
+) -> Encoder:
+    """Return the encoder of a kind of fine-tuning: by the template where a position of it is read."""
+    causal = kind is Kind.autoregressive or pool is Pool.last
+    prompted = causal or kind is Kind.prompt or pool is Pool.mask
+    return Encoder(tokenizer, template if prompted else None, max_length, causal)
 
 
 # ---------------------------------------------------------------------------------------------

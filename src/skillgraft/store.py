@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from skillgraft import checkpoint, index, lease
+from skillgraft import checkpoint, hub, index, lease
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError
@@ -146,7 +146,9 @@ def definition(task: TaskConfig) -> list[Any]:
 
 
 def graft_file(path: str) -> Path:
-    """Return the graft file of a run's folder, or the file itself."""
+    """Return the graft file of a run's folder, of hub:OWNER/NAME[@REVISION], or the file itself."""
+    if path.startswith(hub.SCHEME):
+        return hub.fetch_named(path)
     file = Path(path) / "graft.safetensors" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputError(f"graft.paths: no graft file {file}")
@@ -175,7 +177,7 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
     """Make every path of `graft.paths` the folder or file of a graft.
 
     A task's name means the whole run in the store of the same fine-tuning and sparsity whose region
-    the selector `graft.by` chose: for the tasks of a mixture.
+    the selector `graft.by` chose: for the tasks of a mixture. A graft on the hub gets its commit.
     """
     if cfg.graft.selector is not Selector.file:
         return
@@ -185,6 +187,9 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
     shared = identify(probe, data).finetuned
     by = cfg.graft.by.value if cfg.graft.by is not None else None
     for path in cfg.graft.paths:
+        if path.startswith(hub.SCHEME):
+            found.append(hub.pinned(path))
+            continue
         options = (Path(path).expanduser(), place.run(path))
         known = next((option.absolute() for option in options if option.exists()), None)
         if known is None:
