@@ -37,8 +37,8 @@ def run(folder: Path) -> Path:
 def whole(folder: Path) -> Path:
     """The fine-tuned model of the same run as a checkpoint: a graft of everything."""
     everything = make(folder / "runs", *TINY, "graft=movement", "sparsity=1")
-    done = command("apply", str(everything), "--out", "whole", cwd=folder, program="grafts")
-    assert done.returncode == 0, done.stderr
+    code, output = grafts("apply", str(everything), "--out", str(folder / "whole"))
+    assert code == 0, output
     return folder / "whole"
 
 
@@ -54,25 +54,24 @@ def test_apply_writes_a_checkpoint_that_transformers_loads(folder: Path, run: Pa
     mask = AutoTokenizer.from_pretrained(out).mask_token
     assert guess(f"a {mask} film")[0]["score"] > 0
     assert "toy_film" in (out / "README.md").read_text()
-    again = command("apply", str(run), "--out", str(out), cwd=folder, program="grafts")
-    assert again.returncode == 1
-    assert "not empty" in again.stderr
+    code, output = grafts("apply", str(run), "--out", str(out))
+    assert code == 1
+    assert "not empty" in output
 
 
 def test_a_graft_file_alone_wants_its_model_named(folder: Path, run: Path) -> None:
     file = folder / "alone" / "graft.safetensors"
     file.parent.mkdir()
     file.write_bytes((run / "graft.safetensors").read_bytes())
-    lost = command("apply", str(file), "--out", "x", cwd=folder, program="grafts")
-    assert lost.returncode == 1
-    assert "--model" in lost.stderr
-    done = command(
-        "apply", str(file), "--model", str(BASE), "--out", "x", cwd=folder, program="grafts"
-    )
-    assert done.returncode == 0, done.stderr
-    wrong = command("apply", str(file), "--model", "x", "--out", "y", cwd=folder, program="grafts")
-    assert wrong.returncode == 1  # grafted already: no longer the base
-    assert "not those of the graft's base" in wrong.stderr
+    x, y = str(folder / "x"), str(folder / "y")
+    code, output = grafts("apply", str(file), "--out", x)
+    assert code == 1
+    assert "--model" in output
+    code, output = grafts("apply", str(file), "--model", str(BASE), "--out", x)
+    assert code == 0, output
+    code, output = grafts("apply", str(file), "--model", x, "--out", y)
+    assert code == 1  # grafted already: no longer the base
+    assert "not those of the graft's base" in output
     assert not (folder / "y").exists()
 
 
@@ -207,11 +206,9 @@ def test_two_checkpoints_to_a_pipeline(folder: Path, whole: Path) -> None:
 def test_extract_finds_the_movement_region_of_two_checkpoints(
     folder: Path, run: Path, whole: Path
 ) -> None:
-    done = command(
-        "extract", str(BASE), str(whole), "--sparsity", "1e-2", "--out", "e.safetensors",
-        cwd=folder, program="grafts",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    file = str(folder / "e.safetensors")
+    code, output = grafts("extract", str(BASE), str(whole), "--sparsity", "1e-2", "--out", file)
+    assert code == 0, output
     found, wanted = Graft.load(folder / "e.safetensors"), Graft.load(run / "graft.safetensors")
     assert found.base == wanted.base
     assert found.size == wanted.size
@@ -226,15 +223,15 @@ def test_extract_finds_the_movement_region_of_two_checkpoints(
 
 @pytest.mark.parametrize("selector", ["magnitude", "random"])
 def test_extract_by_other_selectors_without_data(folder: Path, whole: Path, selector: str) -> None:
-    file = f"{selector}.safetensors"
+    file = str(folder / f"{selector}.safetensors")
     options = ("--selector", selector, "--sparsity", "1e-3", "--out", file)
-    done = command("extract", str(BASE), str(whole), *options, cwd=folder, program="grafts")
-    assert done.returncode == 0, done.stderr
-    graft = Graft.load(folder / file)
+    code, output = grafts("extract", str(BASE), str(whole), *options)
+    assert code == 0, output
+    graft = Graft.load(file)
     assert graft.size == round(1e-3 * graft.graftable)
-    again = command("extract", str(BASE), str(whole), *options, cwd=folder, program="grafts")
-    assert again.returncode == 1
-    assert "is there already" in again.stderr
+    code, output = grafts("extract", str(BASE), str(whole), *options)
+    assert code == 1
+    assert "is there already" in output
 
 
 def test_bad_pairs_of_checkpoints_are_one_line(folder: Path, whole: Path) -> None:
@@ -244,12 +241,11 @@ def test_bad_pairs_of_checkpoints_are_one_line(folder: Path, whole: Path) -> Non
         ((str(BASE), str(whole), "--selector", "learned"), "expected one of movement"),
         ((str(BASE), str(whole), "--sparsity", "2"), "expected 0 to 1"),
     ):
-        done = command(
-            "extract", *arguments, "--out", "n.safetensors", cwd=folder, program="grafts"
-        )
-        assert done.returncode == 1
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+        code, output = grafts("extract", *arguments, "--out", str(folder / "n.safetensors"))
+        assert code == 1
+        assert output.startswith("grafts: ")
+        assert words in output
+        assert output.count("\n") == 1
 
 
 def test_the_readmes_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,15 +278,14 @@ def test_the_readmes_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_overlap_and_combine(folder: Path, run: Path) -> None:
     other = make(folder / "runs", *TINY, "graft=movement", "task=toy_book")
-    shown = command("overlap", str(run), str(other), "--json", cwd=folder, program="grafts")
-    assert shown.returncode == 0, shown.stderr
-    (line,) = json.loads(shown.stdout)
+    code, output = grafts("overlap", str(run), str(other), "--json")
+    assert code == 0, output
+    (line,) = json.loads(output)
     a, b = (Graft.load(path / "graft.safetensors") for path in (run, other))
     assert line["iou"] == pytest.approx(a.iou(b))
-    done = command(
-        "combine", str(run), str(other), "--out", "both.safetensors", cwd=folder, program="grafts"
-    )
-    assert done.returncode == 0, done.stderr
+    file = str(folder / "both.safetensors")
+    code, output = grafts("combine", str(run), str(other), "--out", file)
+    assert code == 0, output
     both = Graft.load(folder / "both.safetensors")
     assert same(both.values, (a | b).values)
     assert both.tasks == ["toy_film", "toy_book"]
