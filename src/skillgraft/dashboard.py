@@ -264,7 +264,7 @@ def reports(project: str, entity: str, names: Collection[str]) -> list[Report]:
 
 def specification(project: str, entity: str, names: Collection[str]) -> dict[str, Any]:
     """Return workspace and reports as W&B would be sent them, without ids, which are random."""
-    shown = [workspace(project, entity, names), *reports(project, entity, names)]
+    shown: list[Any] = [workspace(project, entity, names), *reports(project, entity, names)]
     # the library has no public name for this
     first, *rest = [
         plain(view._to_model().model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -289,7 +289,7 @@ def send(project: str, entity: str | None, names: Collection[str]) -> list[str]:
         owner = entity or wandb.Api().default_entity
         if owner is None:
             raise InputError("--entity: this W&B account has none of its own; give one")
-        shown = [workspace(project, owner, names), *reports(project, owner, names)]
+        shown: list[Any] = [workspace(project, owner, names), *reports(project, owner, names)]
         return [view.save().url for view in shown]
     except (wandb.errors.Error, ValueError) as error:
         raise InputError(f"--send: W&B: {error}") from error
