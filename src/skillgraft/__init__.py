@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillgraft.graft import Graft, GraftError
     from skillgraft.mask import localize
+    from skillgraft.runs import Run, Runs
 
 __version__ = version("skillgraft")
-__all__ = ["Graft", "GraftError", "__version__", "localize"]
+__all__ = ["Graft", "GraftError", "Run", "Runs", "__version__", "localize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from skillgraft import graft
 
         return getattr(graft, name)
+    if name in ("Run", "Runs"):
+        from skillgraft import runs
+
+        return getattr(runs, name)
     raise AttributeError(f"module 'skillgraft' has no attribute '{name}'")

@@ -20,10 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, known, launch, provenance, state, stop, store
+from skillgraft import config, data, known, launch, provenance, runs, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
-from skillgraft.index import flatten, metric_of
+from skillgraft.index import flatten
 from skillgraft.seeds import derive
 from skillgraft.store import Identity, Store
 
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from skillgraft.track import Tracker
 
 log = logging.getLogger(__name__)
-MODELS = ("pretrained", "finetuned", "graft")
+NARROW = {  # titles of the short table, in two lines
+    "pre-trained": "pre-\ntrained", "fine-tuned": "fine-\ntuned", "graft": "\ngraft",
+    "agreement": "agree-\nment", "relative gain": "rel.\ngain",
+}  # fmt: skip
 
 
 def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -> Path:
@@ -665,7 +668,7 @@ class Making:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
         from skillgraft import compare, figure
 
-        tests = {model: predictions[model]["test"] for model in MODELS}
+        tests = {model: predictions[model]["test"] for model in runs.MODELS}
         title = f"{self.cfg.task.name}, {self.identity.group}, seed {self.cfg.seed}"
         diagram = figure.save(
             figure.reliability_diagram(tests, self.own.labels()["test"], title),
@@ -764,45 +767,21 @@ def show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    metrics, status = (
-        store.read_json(folder / "metrics.json"),
-        store.read_json(folder / "status.json"),
-    )
-    region, test = metrics["region"], metrics["graft"]["test"]
-    metric = metric_of(test)
-    heading = (
-        f"{status['task']}, {status['selector']} region of {region['size']:,} of "
-        f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}"
-    )
+    metrics, status = (store.read_json(folder / f"{name}.json") for name in ("metrics", "status"))
+    titles, lines = runs.results(metrics)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for name in (
-        "acc." if metric == "accuracy" else metric,
-        "ECE",
-    ):  # over their three columns, narrow enough for 80 characters
-        for title, model in zip(
-            (name, "", ""), ("pre-\ntrained", "fine-\ntuned", "\ngraft"), strict=True
-        ):
-            table.add_column(f"{title}\n{model}", justify="right")
-    table.add_column("\nagree-\nment", justify="right")
-    table.add_column("\nrel.\ngain", justify="right")
-
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
-    for split, measured in metrics["graft"].items():
-        own = metric_of(measured)  # another task of a mixture may have another
-        table.add_row(
-            split if own == metric else f"{split} ({own})",
-            *(number(metrics[model][split][own], ".3f") for model in MODELS),
-            *(number(metrics[model][split]["ece"], ".3f") for model in MODELS),
-            number(measured["agreement"], ".3f"),
-            number(measured["relative_gain"], ".2f"),
+    last = ""
+    for measure, name in titles:  # over their columns, narrow enough for 80 characters
+        table.add_column(
+            f"{measure if measure != last else ''}\n{NARROW.get(name, name)}", justify="right"
         )
+        last = measure
+    for line in lines:
+        table.add_row(*line)
     # a pipe or a log has no width of its own: the table must not be cut there
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(
-        heading, highlight=False, soft_wrap=True
-    )  # a table would break it at its own width
+    # a table would break its heading at its own width
+    console.print(runs.heading(status, metrics), highlight=False, soft_wrap=True)
     console.print(table)
     console.print(str(folder), highlight=False, soft_wrap=True)
