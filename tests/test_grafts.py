@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from runs import FEW, TINY, make
+from stores import add, status
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from skillgraft import figure, gc, grafts, store
+from skillgraft import figure, gc, grafts, index, store
 from skillgraft.config import ClaimConfig
 
 GROUP = get_command(grafts.app).commands  # type: ignore[attr-defined]
@@ -133,3 +134,47 @@ def test_numbers_of_a_table_are_numbers(call: Callable[..., Result]) -> None:
         (file,) = Path("runs").glob(f"{line['task']}-*/metrics.json")
         ece = store.read_json(file)["graft"]["test"]["ece"]
         assert line["graft/test/ece"] == {"mean": ece, "std": None, "n": 1}
+
+
+def offered(line: str) -> list[str]:
+    """Return what a shell is told for a command line, by the words of bash's protocol."""
+    words = line.split(" ")
+    environment = {
+        "_GRAFTS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
+    }  # fmt: skip
+    done = CliRunner().invoke(grafts.app, prog_name="grafts", env=environment)
+    assert done.exit_code == 0, done.output
+    return done.stdout.split()
+
+
+def test_a_shell_is_offered_commands_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        add(tmp_path / "runs", n)
+    monkeypatch.chdir(tmp_path)
+    runs = [f"runs/{status(n)['id']}" for n in range(3)]
+    assert offered("grafts comb") == ["combine"]
+    for line in (
+        "grafts show ",
+        "grafts verify ru",
+        "grafts rerun runs/toy_0",
+        f"grafts overlap {runs[0]} r",
+    ):
+        assert offered(line) == runs
+    assert offered(f"grafts show {runs[1][:-1]}") == runs[1:2]
+    assert offered(f"grafts show {tmp_path}/runs/") == [f"{tmp_path}/{r}" for r in runs]
+    # the index answers: no file of a run is read
+    monkeypatch.setattr(index, "entry", lambda *_: pytest.fail("a folder was read"))
+    assert offered("grafts show ") == runs
+
+
+def test_no_index_is_made_where_there_is_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for line in ("grafts show ", "grafts show ./", "grafts show none/"):
+        assert offered(line) == []
+    assert not list((tmp_path / "runs").iterdir())
+    assert [f.name for f in tmp_path.iterdir()] == ["runs"]

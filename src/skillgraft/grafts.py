@@ -39,7 +39,28 @@ class OneLine(TyperGroup):
 
 
 app = typer.Typer(cls=OneLine, help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def complete(incomplete: str) -> list[str]:
+    """Return what a shell may offer for a run: `runs/<id>`, or `<store>/<id>` once a store is given.
+
+    The names come from the index. A folder that is no store is left alone.
+    """
+    folder = incomplete.rpartition("/")[0] or "runs"
+    root = Path(folder).expanduser()
+    if not any((root / name).is_dir() for name in (".cache", ".partial")):
+        return []
+    offered = (f"{folder}/{name}" for name in index.names(root))
+    return [name for name in offered if name.startswith(incomplete)]
+
+
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
+OneRun = Annotated[
+    Path, typer.Argument(help="A run's folder or a graft file.", autocompletion=complete)
+]
+SeveralRuns = Annotated[
+    list[Path], typer.Argument(help="Runs' folders or graft files.", autocompletion=complete)
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, and everything else to stderr.")
 ]
@@ -188,7 +209,7 @@ def claims(root: Root = Path("runs")) -> Answer:
 
 @command("compare")
 def compare_models(
-    path: Annotated[Path, typer.Argument(help="A run's folder.")],
+    path: Annotated[Path, typer.Argument(help="A run's folder.", autocompletion=complete)],
     split: Annotated[str, typer.Option(help="test, validation, or ood/<task>.")] = "test",
 ) -> Answer:
     """Intervals over examples of each model of one run, and paired tests against the fine-tuned model.
@@ -227,7 +248,7 @@ def compare_models(
 
 
 @command()
-def show(path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")]) -> Answer:
+def show(path: OneRun) -> Answer:
     """Show one graft: base model, size, and its share by layer and module kind.
 
     Example: grafts show runs/toy_film-…/graft.safetensors
@@ -246,7 +267,7 @@ def show(path: Annotated[Path, typer.Argument(help="A run's folder or a graft fi
 
 
 @command()
-def verify(path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")]) -> Answer:
+def verify(path: OneRun) -> Answer:
     """Check every checksum; exit code 1 where something is missing or altered.
 
     Example: grafts verify runs/toy_film-…
@@ -266,7 +287,7 @@ def verify(path: Annotated[Path, typer.Argument(help="A run's folder or a graft 
 
 @command()
 def apply(
-    path: Annotated[Path, typer.Argument(help="A run's folder or a graft file.")],
+    path: OneRun,
     out: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
     model: Annotated[
         str | None,
@@ -296,7 +317,7 @@ def apply(
 
 @command("overlap")
 def overlap_of(
-    paths: Annotated[list[Path], typer.Argument(help="Runs' folders or graft files.")],
+    paths: SeveralRuns,
 ) -> Answer:
     """Show how much of every two regions of one base model is shared (IoU), and what chance would give.
 
@@ -320,7 +341,7 @@ def overlap_of(
 
 @command()
 def combine(
-    paths: Annotated[list[Path], typer.Argument(help="Runs' folders or graft files.")],
+    paths: SeveralRuns,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
 ) -> Answer:
@@ -370,7 +391,10 @@ def extract(
 def rerun(
     path: Annotated[
         str,
-        typer.Argument(help="A run's folder, id, or W&B path; with --figure a sweep's folder."),
+        typer.Argument(
+            help="A run's folder, id, or W&B path; with --figure a sweep's folder.",
+            autocompletion=complete,
+        ),
     ],
     figure: Annotated[
         str | None, typer.Option(help="Make the runs behind this figure of the sweep, and draw it.")
