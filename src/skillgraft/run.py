@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, known, launch, provenance, runs, state, stop, store
+from skillgraft import bars, config, data, known, launch, provenance, runs, state, stop, store
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
 from skillgraft.index import flatten
@@ -127,11 +127,14 @@ class Panel:
         """Return the label of every row by split."""
         return {name: [row.label for row in rows] for name, rows in self.splits.items()}
 
-    def predict(self, classifier: Classifier, pad: int, size: int) -> Predictions:
-        """Return the class probabilities of a model on every split."""
+    def predict(self, classifier: Classifier, pad: int, size: int, shown: bool) -> Predictions:
+        """Return the class probabilities of a model on every split; `shown` draws a bar for each."""
         from skillgraft.evaluate import predict
 
-        return {n: predict(classifier, r, pad, size, self.words) for n, r in self.splits.items()}
+        return {
+            name: predict(classifier, rows, pad, size, self.words, shown)
+            for name, rows in self.splits.items()
+        }
 
     def write(self, predictions: Mapping[str, Predictions], path: Path) -> None:
         """Write a row an example, model and split."""
@@ -308,6 +311,11 @@ class Making:
         """The number of rows of a batch without gradients."""
         return self.cfg.trainer.evaluation_batch_size
 
+    def predict(self, panel: Panel) -> Predictions:
+        """Return the class probabilities of the classifier as it stands on a task's splits."""
+        shown = bars.shown(self.cfg.trainer.progress)
+        return panel.predict(self.classifier, self.pad, self.batch_size, shown)
+
     def finetuned(self, tracker: Tracker) -> Path:
         """Return the folder of the run's fine-tuning, made here or found, and log its curves."""
         name = self.identity.finetuned
@@ -328,22 +336,17 @@ class Making:
         from skillgraft.finetune import finetune, write_tensors
 
         folder = self.place.partial(f"finetuned-{self.identity.finetuned}")
-        progress = finetune(
-            self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log
-        )
+        done = finetune(self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log)
         write_tensors(folder / "weights.safetensors", self.classifier.trained(), {})
-        after = {
-            n: p.predict(self.classifier, self.pad, self.batch_size) for n, p in self.panels.items()
-        }
+        after = {name: self.predict(panel) for name, panel in self.panels.items()}
         self.reset()
         for name, panel in self.panels.items():
-            before = panel.predict(self.classifier, self.pad, self.batch_size)
-            predictions = {"pretrained": before, "finetuned": after[name]}
+            predictions = {"pretrained": self.predict(panel), "finetuned": after[name]}
             panel.write(predictions, folder / f"predictions{self.suffix(name)}.parquet")
-        store.write_json(folder / "history.json", progress.history)
+        store.write_json(folder / "history.json", done.history)
         for scratch in ("resume.safetensors", "best.safetensors"):
             (folder / scratch).unlink(missing_ok=True)
-        self.place.publish(folder, whole, {"best_step": progress.best_step})
+        self.place.publish(folder, whole, {"best_step": done.best_step})
 
     def suffix(self, task: str) -> str:
         """Return what the names of a task's files end in: nothing for a run's only task."""
@@ -604,7 +607,7 @@ class Making:
     def note(self, predictions: dict[str, dict[str, Predictions]], model: str) -> None:
         """Add the predictions of the classifier as it stands, under a model's name, for every task."""
         for name, panel in self.panels.items():
-            predictions[name][model] = panel.predict(self.classifier, self.pad, self.batch_size)
+            predictions[name][model] = self.predict(panel)
 
     def beside(self, graft: Graft, predictions: dict[str, dict[str, Predictions]]) -> None:
         """Add the predictions of the comparison models that the configuration asks for."""

@@ -21,8 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from skillgraft import bars, launch, lease, state, store
 from skillgraft import config as configuration
-from skillgraft import launch, lease, state, store
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -246,8 +246,8 @@ def judged(place: store.Store, keep: bool) -> list[tuple[str, Statement]]:
     With `keep` verdict, table and figure are written beside each record. Of a claim that cannot be
     judged it is logged why.
     """
-    found = []
-    for folder in sorted(place.sweeps.glob("*/")):
+    found, folders = [], sorted(place.sweeps.glob("*/"))
+    for folder in bars.over(folders, "claims", len(folders), bars.shown()):
         record = store.read_json(folder / "record.json")
         if record["claim"]["name"] is None:
             continue
