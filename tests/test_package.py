@@ -9,10 +9,14 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import SMALL, command
+from omegaconf import OmegaConf
+from runs import SMALL, command, composed
+
+from skillgraft import config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +29,39 @@ def readme_commands() -> list[str]:
     return [
         line.split("  #")[0].strip() for line in lines if re.match(r"(skillgraft|grafts) ?", line)
     ]
+
+
+def key_table() -> Iterator[tuple[str, str | None]]:
+    """Yield every key of the README's table with its default, None where a group gives it.
+
+    Keys of one row are a.b, .c: all but the first without what they share.
+    """
+    table = README.partition("<!-- keys -->")[2].partition("\n\n")[0]
+    for line in table.strip().splitlines()[2:]:
+        named, given, *_ = line.strip("| ").split(" | ")
+        first, *rest = re.findall("`([^`]+)`", named)
+        keys = [first, *(k if k[0] != "." else first.rpartition(".")[0] + k for k in rest)]
+        values = re.findall("`([^`]+)`", given) or [None]
+        yield from zip(keys, values * len(keys) if len(values) == 1 else values, strict=True)
+
+
+def test_the_table_of_keys_is_the_schema_with_its_defaults() -> None:
+    names = list(dict(config.keys()))
+    schema = [n for n in names if not any(other.startswith(f"{n}.") for other in names)]
+    listed = dict(key_table())
+    assert sorted(listed) == sorted(schema)
+    cfg = OmegaConf.to_container(composed(), resolve=True, enum_to_str=True)
+    flat = OmegaConf.create({"at": cfg})
+    for key, text in listed.items():
+        if text is not None:
+            found = OmegaConf.select(flat, f"at.{key}")
+            assert found == OmegaConf.create(f"value: {text}").value, key
+
+
+def test_the_picture_is_small_and_there() -> None:
+    (name,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert (ROOT / name).read_text(encoding="utf-8").startswith("<?xml")
+    assert (ROOT / name).stat().st_size < 100_000
 
 
 def test_top_level_is_what_it_should_be() -> None:

@@ -372,7 +372,7 @@ def test_command_from_another_directory(tmp_path: Path) -> None:
     assert json.loads(listed.stdout)[0]["id"] == runs[0].name
     table = command("table", str(tmp_path / "runs"), cwd=tmp_path, program="grafts")
     assert "toy_film" in table.stdout
-    shown = command("show", str(runs[0]), cwd=tmp_path, program="grafts")
+    shown = command("show", str(runs[0]), "--json", cwd=tmp_path, program="grafts")
     assert json.loads(shown.stdout)["task"] == "toy_film"
     assert command("verify", str(runs[0]), cwd=tmp_path, program="grafts").returncode == 0
     with (runs[0] / "metrics.json").open("a") as stream:

@@ -144,8 +144,10 @@ def test_compare_gives_intervals_over_examples(swept: tuple[Path, str]) -> None:
     assert {"pretrained", "finetuned", "graft", "finetuned_scaled", "graft_scaled"} == set(lines)
     metrics = store.read_json(root / name / "metrics.json")
     for model, line in lines.items():
-        assert line["accuracy"].startswith(f"{metrics[model]['test']['accuracy']:.3f} [")
-        assert line["accuracy"].endswith("(n=50)")
+        found = line["accuracy"]
+        assert found["mean"] == pytest.approx(metrics[model]["test"]["accuracy"])
+        assert found["low"] <= found["mean"] <= found["high"]
+        assert found["n"] == 50
     assert lines["finetuned_scaled"]["p, accuracy"] == 1  # a temperature moves no prediction
     wrong = command("compare", str(root / name), "--split", "tset", cwd=root, program="grafts")
     assert wrong.returncode == 1

@@ -10,13 +10,25 @@ if TYPE_CHECKING:
     from skillgraft.export import load_applied
     from skillgraft.graft import Graft, GraftError, active
     from skillgraft.mask import localize
+    from skillgraft.runs import Run, Runs
 
 __version__ = version("skillgraft")
-__all__ = ["Graft", "GraftError", "__version__", "active", "load_applied", "localize"]
+__all__ = [
+    "Graft",
+    "GraftError",
+    "Run",
+    "Runs",
+    "__version__",
+    "active",
+    "load_applied",
+    "localize",
+]
 
 PLACES = {
     "Graft": "graft",
     "GraftError": "graft",
+    "Run": "runs",
+    "Runs": "runs",
     "active": "graft",
     "load_applied": "export",
     "localize": "mask",

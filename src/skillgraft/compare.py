@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,10 +86,29 @@ def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def cell(count: int, mean: float, spread: float, large: bool) -> str:
+    """Return mean ± standard deviation for a table; a dash where there is no value."""
+    if not count:
+        return "–"
+    form = ",.0f" if large else ".3f"
+    return f"{mean:{form}}" + (f" ± {spread:{form}}" if count > 1 else "")
+
+
+def numbers(count: int, mean: float, spread: float, _: bool) -> dict[str, float | None]:
+    """Return mean, standard deviation and the number of values; None where there is none."""
+    found = {"mean": mean if count else None, "std": spread if count > 1 else None}
+    return {name: None if value is None else float(value) for name, value in found.items()} | {
+        "n": int(count)
+    }
+
+
+def over_seeds(
+    frame: pd.DataFrame, columns: Sequence[str], cell: Callable[..., Any] = cell
+) -> pd.DataFrame:
     """Return mean ± standard deviation over seeds (n − 1 in the denominator), and n, a row a setting.
 
-    An undefined value is left out of the mean. Without a second seed there is no deviation.
+    An undefined value is left out of the mean. Without a second seed there is no deviation. `cell`
+    makes a column's entry of count, mean, deviation, and whether the values are large.
     """
 
     keys = ["model", "task", "selector", "sparsity"]
@@ -108,11 +127,3 @@ def over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             for values in zip(count[name], mean[name], spread[name], large, strict=True)
         ]
     return table.drop(columns="setting")
-
-
-def cell(count: int, mean: float, spread: float, large: bool) -> str:
-    """Return mean ± standard deviation for a table; a dash where there is no value."""
-    if not count:
-        return "–"
-    form = ",.0f" if large else ".3f"
-    return f"{mean:{form}}" + (f" ± {spread:{form}}" if count > 1 else "")

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scipy.special import log_softmax, softmax
 
+from skillgraft import bars
 from skillgraft.config import Metric
 from skillgraft.model import Classifier
 from skillgraft.prompt import Encoded, by_length, collate
@@ -29,15 +30,17 @@ def predict(
     pad: int,
     batch_size: int,
     words: torch.Tensor | None = None,
+    shown: bool = False,
 ) -> np.ndarray:
     """Return (N, classes) float32 class probabilities, without dropout, in the examples' order.
 
-    `words` are the verbalizer's ids of another task than the classifier's own.
+    `words` are the verbalizer's ids of another task than the classifier's own; `shown` draws a bar.
     """
     training, device = classifier.training, next(classifier.parameters()).device
     classifier.eval()
     out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
-    for positions in by_length(examples, batch_size):
+    batches = by_length(examples, batch_size)
+    for positions in bars.over(batches, "evaluation", -(-len(examples) // batch_size), shown):
         batch = collate([examples[i] for i in positions], pad)
         if words is not None:
             batch["words"] = words

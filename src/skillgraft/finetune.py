@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft import ranks, stop
+from skillgraft import bars, ranks, stop
 from skillgraft.config import FinetuneConfig, Metric, Optimizer, RunConfig, Schedule, Train
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
@@ -380,8 +379,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, An
 
 def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Trainer:
     """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
-    progress = cfg.trainer.progress
-    bar = sys.stderr.isatty() if progress is None else progress
+    shown = bars.shown(cfg.trainer.progress)
     gpu, devices = cfg.trainer.accelerator == "gpu", cfg.trainer.devices
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
@@ -394,8 +392,8 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=bar,
-        callbacks=[TQDMProgressBar(leave=True)] if bar else [],
+        enable_progress_bar=shown,
+        callbacks=[TQDMProgressBar(leave=True)] if shown else [],
         num_sanity_val_steps=0,
         # one process, whatever cluster it is on: Lightning would otherwise look for SLURM's tasks
         plugins=[LightningEnvironment()],

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import json
 import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,10 +39,83 @@ class OneLine(TyperGroup):
 
 
 app = typer.Typer(cls=OneLine, help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def complete(incomplete: str) -> list[str]:
+    """Return what a shell may offer for a run: `runs/<id>`, or `<store>/<id>` once a store is given.
+
+    The names come from the index. A folder that is no store is left alone.
+    """
+    folder = incomplete.rpartition("/")[0] or "runs"
+    root = Path(folder).expanduser()
+    if not any((root / name).is_dir() for name in (".cache", ".partial")):
+        return []
+    offered = (f"{folder}/{name}" for name in index.names(root))
+    return [name for name in offered if name.startswith(incomplete)]
+
+
 Root = Annotated[Path, typer.Argument(help="A store: the folder that holds the runs.")]
-GRAFT = "A run's folder, a graft file, or hub:OWNER/NAME[@REVISION]."
-GRAFTS = "Runs' folders, graft files, or hub:OWNER/NAME[@REVISION]."
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OneRun = Annotated[
+    Path,
+    typer.Argument(
+        help="A run's folder, a graft file, or hub:OWNER/NAME[@REVISION].", autocompletion=complete
+    ),
+]
+SeveralRuns = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Runs' folders, graft files, or hub:OWNER/NAME[@REVISION].", autocompletion=complete
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, and everything else to stderr.")
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found: `record` for --json, `text` for people; exit code 1 where it is `wrong`."""
+
+    record: Any
+    text: str | Callable[[], str]
+    wrong: bool = False
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Return what makes a function a command with --json: it returns its Answer, and prints nothing.
+
+    What it, or a library, prints all the same goes to the standard error.
+    """
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        @functools.wraps(function)
+        def run(as_json: bool, **options: Any) -> None:
+            with contextlib.redirect_stdout(sys.stderr):
+                answer = function(**options)
+            emit(answer, as_json)
+
+        shape = inspect.signature(function, eval_str=True)
+        option = inspect.Parameter(
+            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson
+        )
+        every = [*shape.parameters.values(), option]
+        # typer reads both: the parameters, and the types by name
+        run.__signature__ = shape.replace(parameters=every, return_annotation=None)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def emit(answer: Answer, as_json: bool) -> None:
+    """Print an answer as one JSON document or as text. Raises typer.Exit(1) where something is wrong."""
+    if as_json:
+        typer.echo(json.dumps(answer.record, indent=1, allow_nan=False))
+    else:
+        typer.echo(answer.text if isinstance(answer.text, str) else answer.text())
+    if answer.wrong:
+        raise typer.Exit(1)
 
 
 def loaded(path: Path) -> Graft:
@@ -47,16 +125,28 @@ def loaded(path: Path) -> Graft:
     return Graft.load(store.graft_file(str(path)))
 
 
-def echo_table(frame: pd.DataFrame, as_json: bool) -> None:
-    """Print a table as Markdown or as JSON records."""
-    if as_json:
-        typer.echo(frame.to_json(orient="records", indent=1))
-    else:
-        typer.echo(frame.to_markdown(index=False, missingval="–"))
+def tabular(frame: pd.DataFrame) -> Answer:
+    """Return a table as an answer: records, or Markdown."""
+    known = frame.astype(object).where(frame.notna(), None)
+    return Answer(
+        known.to_dict(orient="records"), lambda: known.to_markdown(index=False, missingval="–")
+    )
 
 
-@app.command("list")
-def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
+def described(graft: Graft) -> dict[str, Any]:
+    """Return what a graft is as plain values: what its file says of itself, its base and its size."""
+    own = {"base": graft.base, "size": graft.size, "graftable": graft.graftable}
+    return {**graft.meta, **own, "sparsity": graft.sparsity}
+
+
+def saved(graft: Graft, out: Path) -> Answer:
+    """Write a graft to a file, and say so."""
+    file = graft.save(out)
+    return Answer({"file": str(file), **described(graft)}, f"{file}: {graft}")
+
+
+@command("list")
+def list_runs(root: Root = Path("runs")) -> Answer:
     """List every run with its state, the whole ones with their test metrics.  Example: grafts list runs"""
     place, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
     chosen = [
@@ -68,29 +158,29 @@ def list_runs(root: Root = Path("runs"), as_json: AsJson = False) -> None:
     if not lines:
         raise InputError(f"{place.root}: no run in it")
     lines.sort(key=lambda line: [(value is None, value) for value in line[: len(names)]])
-    if as_json:
-        records = [dict(zip(columns, line, strict=True)) for line in lines]
-        return typer.echo(json.dumps(records, indent=1))
-    # not by pandas, whose import takes as long as all the rest
-    from tabulate import tabulate
 
-    cells = [
-        [f"{value:.4f}" if isinstance(value, float) else value for value in line[len(names) :]]
-        for line in lines
-    ]
-    sides = ["left", "left", *["right"] * len(chosen)]
-    options: dict[str, Any] = {"tablefmt": "pipe", "missingval": "–", "disable_numparse": True}
-    return typer.echo(tabulate(cells, columns[len(names) :], colalign=sides, **options))
+    def text() -> str:
+        # not by pandas, whose import takes as long as all the rest
+        from tabulate import tabulate
+
+        cells = [
+            [f"{value:.4f}" if isinstance(value, float) else value for value in line[len(names) :]]
+            for line in lines
+        ]
+        sides = ["left", "left", *["right"] * len(chosen)]
+        options: dict[str, Any] = {"tablefmt": "pipe", "missingval": "–", "disable_numparse": True}
+        return tabulate(cells, columns[len(names) :], colalign=sides, **options)
+
+    return Answer([dict(zip(columns, line, strict=True)) for line in lines], text)
 
 
-@app.command()
+@command()
 def table(
     root: Root = Path("runs"),
     columns: Annotated[
         str, typer.Option(help="Metrics to show: names of metrics.json, joined by '/', by commas.")
     ] = ",".join(store.MEASURES),
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Mean ± standard deviation over seeds, and n, a row a setting.  Example: grafts table runs"""
     from skillgraft import compare
 
@@ -100,11 +190,13 @@ def table(
         raise InputError(f"{place.root}: no whole run in it")
     if unknown := [name for name in names if name not in frame.columns]:
         raise InputError(f"--columns: no metric {unknown[0]} in {root}")
-    echo_table(compare.over_seeds(frame, names), as_json)
+    numbers = compare.over_seeds(frame, names, compare.numbers)
+    text = tabular(compare.over_seeds(frame, names)).text
+    return Answer(tabular(numbers).record, text)
 
 
-@app.command()
-def claims(root: Root = Path("runs"), as_json: AsJson = False) -> None:
+@command()
+def claims(root: Root = Path("runs")) -> Answer:
     """Judge the claims of every sweep: the paper's figures beside the measured ones.
 
     Means with Student's t intervals over seeds.  Example: grafts claims runs
@@ -113,32 +205,19 @@ def claims(root: Root = Path("runs"), as_json: AsJson = False) -> None:
 
     from skillgraft import sweep
 
-    lines, place = [], Store(root)
-    for folder in sorted(place.sweeps.glob("*/")):
-        name = store.read_json(folder / "record.json")["name"]
-        try:
-            outcome = sweep.conclude(folder)
-        except InputError as error:
-            typer.echo(f"grafts: {error}", err=True)
-            continue
-        for statement in outcome.statements:
-            record = statement.record()
-            measured = record["measured"] if as_json else str(statement.measured or "–")
-            lines.append({"sweep": name, **record, "measured": measured})
-    if not lines:
+    place = Store(root)
+    found = sweep.judged(place, keep=True)
+    if not found:
         raise InputError(f"{place.root}: no sweep with a claim in it")
-    if as_json:
-        return typer.echo(json.dumps(lines, indent=1))
-    frame = pd.DataFrame(lines).drop(columns="seeds")
-    return echo_table(frame[["sweep", "statement", "paper", "measured", "verdict"]], as_json)
+    record = [{"sweep": name, **statement.record()} for name, statement in found]
+    return Answer(record, tabular(pd.DataFrame(sweep.verdicts(found))).text)
 
 
-@app.command("compare")
+@command("compare")
 def compare_models(
-    path: Annotated[Path, typer.Argument(help="A run's folder.")],
+    path: Annotated[Path, typer.Argument(help="A run's folder.", autocompletion=complete)],
     split: Annotated[str, typer.Option(help="test, validation, or ood/<task>.")] = "test",
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Intervals over examples of each model of one run, and paired tests against the fine-tuned model.
 
     95 % bootstrap intervals; McNemar's exact test of accuracy, permutation test of ECE.
@@ -163,36 +242,38 @@ def compare_models(
     lines = []
     for model, probabilities in models.items():
         found = stats.bootstrap(probabilities, labels, seed)
-        line: dict[str, Any] = {"model": model, **{name: str(i) for name, i in found.items()}}
+        line: dict[str, Any] = {"model": model, **found}
         if model != "finetuned":
             full = models["finetuned"]
             line["p, accuracy"] = round(stats.mcnemar(probabilities, full, labels), 4)
             line["p, ECE"] = round(stats.ece_permutation(probabilities, full, labels, seed), 4)
         lines.append(line)
-    echo_table(pd.DataFrame(lines), as_json)
+    table = pd.DataFrame(lines)
+    plain = table.map(lambda value: vars(value) if isinstance(value, stats.Interval) else value)
+    return Answer(tabular(plain).record, tabular(table).text)
 
 
-@app.command()
-def show(path: Annotated[Path, typer.Argument(help=GRAFT)]) -> None:
+@command()
+def show(path: OneRun) -> Answer:
     """Show one graft: base model, size, and its share by layer and module kind.
 
     Example: grafts show runs/toy_film-…/graft.safetensors
     """
     graft = loaded(path)
-    record: dict[str, Any] = {
-        **graft.meta,
-        "base": graft.base,
-        "size": graft.size,
-        "graftable": graft.graftable,
-        "sparsity": graft.sparsity,
-        "layer": graft.by_layer(),
-        "module": graft.by_module(),
-    }
-    return typer.echo(json.dumps(record, indent=1))
+    shares = {"layer": graft.by_layer(), "module": graft.by_module()}
+
+    def text() -> str:
+        lines = [f"{name}: {value}" for name, value in described(graft).items()]
+        for kind, found in shares.items():
+            parts = ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+            lines.append(f"share by {kind}: {parts}")
+        return "\n".join(lines)
+
+    return Answer({**described(graft), **shares}, text)
 
 
-@app.command()
-def verify(path: Annotated[Path, typer.Argument(help=GRAFT)]) -> None:
+@command()
+def verify(path: OneRun) -> Answer:
     """Check every checksum; exit code 1 where something is missing or altered.
 
     Example: grafts verify runs/toy_film-…
@@ -204,14 +285,13 @@ def verify(path: Annotated[Path, typer.Argument(help=GRAFT)]) -> None:
         wrong.append(str(error))
     for line in wrong:
         typer.echo(line, err=True)
-    if wrong:
-        raise typer.Exit(1)
-    typer.echo(f"{path}: whole")
+    said = f"{path}: {'not whole' if wrong else 'whole'}"
+    return Answer({"path": str(path), "whole": not wrong, "wrong": wrong}, said, bool(wrong))
 
 
-@app.command()
+@command()
 def apply(
-    path: Annotated[Path, typer.Argument(help=GRAFT)],
+    path: OneRun,
     out: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
     model: Annotated[
         str | None,
@@ -221,7 +301,7 @@ def apply(
         bool,
         typer.Option("--delta", help="The task vector: θ_ft − θ_pre in the region, else zero."),
     ] = False,
-) -> None:
+) -> Answer:
     """Write pre-trained model + graft as an ordinary transformers checkpoint.
 
     Example: grafts apply runs/toy_film-… --out toy_film
@@ -240,12 +320,13 @@ def apply(
     source = ModelConfig(
         name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
     )
-    typer.echo(export.apply(graft, checkpoint.locate(source), out, run, delta))
+    folder = str(export.apply(graft, checkpoint.locate(source), out, run, delta))
+    return Answer({"folder": folder, "delta": delta, **described(graft)}, folder)
 
 
-@app.command()
+@command()
 def push(
-    path: Annotated[Path, typer.Argument(help=GRAFT)],
+    path: OneRun,
     repo: Annotated[str, typer.Argument(help="The hub repository: OWNER/NAME.")],
     model: Annotated[
         str | None,
@@ -255,7 +336,7 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the card; send nothing.")
     ] = False,
-) -> None:
+) -> Answer:
     """Put a graft on the Hugging Face hub, with a model card and, of a run, its metrics.
 
     `hf auth login` first. Example: grafts push runs/toy_film-… me/toy-film --dry-run
@@ -275,16 +356,17 @@ def push(
     if dry_run:
         files = [hub.FILE, "README.md", *(["metrics.json"] if "metrics" in about else [])]
         typer.echo(f"to {repo}: {', '.join(files)}; nothing sent", err=True)
-        return typer.echo(graft.card(repo, **about))
+        card = str(graft.card(repo, **about))
+        return Answer({"repository": repo, "files": files, "card": card}, card)
     commit = graft.push_to_hub(repo, **about, private=private)
-    return typer.echo(f"{hub.SCHEME}{repo}@{commit.oid}  {commit.commit_url}")
+    sent = {"graft": f"{hub.SCHEME}{repo}@{commit.oid}", "url": str(commit.commit_url)}
+    return Answer(sent, "  ".join(sent.values()))
 
 
-@app.command("overlap")
+@command("overlap")
 def overlap_of(
-    paths: Annotated[list[Path], typer.Argument(help=GRAFTS)],
-    as_json: AsJson = False,
-) -> None:
+    paths: SeveralRuns,
+) -> Answer:
     """Show how much of every two regions of one base model is shared (IoU), and what chance would give.
 
     Example: grafts overlap runs/toy_film-… runs/toy_book-…
@@ -302,15 +384,15 @@ def overlap_of(
     lines = []
     for (one, a), (other, b) in itertools.combinations(grafts, 2):
         lines.append({"a": one, "b": other, **a.overlap(b)})
-    echo_table(pd.DataFrame(lines), as_json)
+    return tabular(pd.DataFrame(lines))
 
 
-@app.command()
+@command()
 def combine(
-    paths: Annotated[list[Path], typer.Argument(help=GRAFTS)],
+    paths: SeveralRuns,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
-) -> None:
+) -> Answer:
     """Make one graft of several of one base model; a shared entry of a union gets the mean value.
 
     Example: grafts combine runs/toy_film-… runs/toy_book-… --out both.safetensors
@@ -322,11 +404,10 @@ def combine(
         raise InputError(f"--rule {rule}: expected union or intersection")
     if out.exists():
         raise InputError(f"--out {out}: is there already")
-    graft = rules[rule]([loaded(path) for path in paths])
-    typer.echo(f"{graft.save(out)}: {graft}")
+    return saved(rules[rule]([loaded(path) for path in paths]), out)
 
 
-@app.command()
+@command()
 def extract(
     pretrained: Annotated[Path, typer.Argument(help="A checkpoint's folder.")],
     finetuned: Annotated[Path, typer.Argument(help="The folder of the same model, fine-tuned.")],
@@ -338,7 +419,7 @@ def extract(
         typer.Option(help="Regular expression of graftable names; may come again."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random.")] = 0,
-) -> None:
+) -> Answer:
     """Make a graft of any two checkpoints, without training or data, one tensor in memory at a time.
 
     Example: grafts extract bert-base bert-base-sst2 --sparsity 1e-3 --out sst2.safetensors
@@ -349,15 +430,19 @@ def extract(
         raise InputError(f"--selector {selector}: expected one of {', '.join(known)}")
     if out.exists():
         raise InputError(f"--out {out}: is there already")
-    graft = export.extract(pretrained, finetuned, selector, sparsity, graftable or (), seed)
-    typer.echo(f"{graft.save(out)}: {graft}")
+    return saved(
+        export.extract(pretrained, finetuned, selector, sparsity, graftable or (), seed), out
+    )
 
 
-@app.command()
+@command()
 def rerun(
     path: Annotated[
         str,
-        typer.Argument(help="A run's folder, id, or W&B path; with --figure a sweep's folder."),
+        typer.Argument(
+            help="A run's folder, id, or W&B path; with --figure a sweep's folder.",
+            autocompletion=complete,
+        ),
     ],
     figure: Annotated[
         str | None, typer.Option(help="Make the runs behind this figure of the sweep, and draw it.")
@@ -373,8 +458,7 @@ def rerun(
         Path | None, typer.Option(help="An empty folder for the scratch store, which is kept.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the new figure.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Make a run again from nothing and compare: bit-identical, or all that differs and exit code 1.
 
     Changed files, models and libraries are named first.
@@ -408,20 +492,15 @@ def rerun(
             found += cells
             if out is not None:
                 shutil.copytree(drawn, out, dirs_exist_ok=True)
-    if as_json:
-        record = {"runs": [f.name for f in runs], "cached": cached, "identical": not found}
-        lists = {"environment": named, "inputs": changed, "differences": found}
-        record |= {name: [vars(line) for line in lines] for name, lines in lists.items()}
-        typer.echo(json.dumps(record, indent=1))
-    else:
-        weights = ", with the fine-tuned weights of the store" if cached else ""
-        same = f"bit-identical{weights}: {path}"
-        typer.echo("\n".join(map(str, found)) or same)
-    if found:
-        raise typer.Exit(1)
+    record = {"runs": [f.name for f in runs], "cached": cached, "identical": not found}
+    lists = {"environment": named, "inputs": changed, "differences": found}
+    record |= {name: [vars(line) for line in lines] for name, lines in lists.items()}
+    weights = ", with the fine-tuned weights of the store" if cached else ""
+    same = f"bit-identical{weights}: {path}"
+    return Answer(record, "\n".join(map(str, found)) or same, bool(found))
 
 
-@app.command("sync")
+@command("sync")
 def send_offline(
     root: Root = Path("runs"),
     entity: Annotated[str | None, typer.Option(help="W&B's entity, in place of the runs'.")] = None,
@@ -431,8 +510,7 @@ def send_offline(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, without a network.")
     ] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Send the offline W&B runs of a store by sweep, wherever the store is now; those sent are skipped.
 
     Exit code 1 where a file that a run names is missing, or W&B did not take it.
@@ -444,7 +522,8 @@ def send_offline(
 
     if not (groups := sync.plan(place := Store(root))):
         raise InputError(f"{place.root}: no offline W&B run in it")
-    lines, refused = [], []
+    lines: list[dict[str, Any]] = []
+    refused = 0
     for name, runs in groups:
         checked = [(run, None if run.synced else sync.check(run)) for run in runs]
         ready = [(run, found) for run, found in checked if found and not found.missing]
@@ -463,14 +542,14 @@ def send_offline(
                 elif run in unsent:
                     line["state"] = "not sent"
                 line["files"] = len(found.files)
-                refused += [run.name] if found.missing or run in unsent else []
+                refused += bool(found.missing or run in unsent)
             lines.append(line)
-    echo_table(pd.DataFrame(lines), as_json)
     if refused:
-        raise InputError(f"{len(refused)} of {len(lines)} runs cannot be sent: {refused[0]} …")
+        typer.echo(f"{refused} of {len(lines)} runs cannot be sent", err=True)
+    return replace(tabular(pd.DataFrame(lines)), wrong=refused > 0)
 
 
-@app.command()
+@command()
 def dashboard(
     project: Annotated[str, typer.Argument(help="The W&B project that the runs are in.")],
     entity: Annotated[str | None, typer.Option(help="Its entity; else the account's own.")] = None,
@@ -483,7 +562,7 @@ def dashboard(
     send: Annotated[
         bool, typer.Option("--send", help="Make workspace and reports on W&B, new ones each time.")
     ] = False,
-) -> None:
+) -> Answer:
     """Build a W&B workspace for comparing runs and a report a figure; print them, or send them.
 
     Example: grafts dashboard skillgraft --out dashboard.json
@@ -496,22 +575,23 @@ def dashboard(
             f"{root}: no run in it, so no panels on overlaps and shifted test sets", err=True
         )
     if send:
-        return typer.echo("\n".join(dashboards.send(project, entity, names)))
+        places = dashboards.send(project, entity, names)
+        return Answer(places, "\n".join(places))
     content = dashboards.specification(project, entity or "", names)
     if out is None:
-        return typer.echo(json.dumps(content, indent=1))
+        return Answer(content, lambda: json.dumps(content, indent=1))
     store.write_json(out, content)
-    return typer.echo(out)
+    return Answer({"file": str(out)}, str(out))
 
 
-@app.command()
+@command()
 def report(
     root: Root = Path("runs"),
     out: Annotated[Path, typer.Option(help="A new folder for the page and its files.")] = Path(
         "report"
     ),
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier report.")] = False,
-) -> None:
+) -> Answer:
     """Write one HTML page of all runs, and beside it each figure (SVG, PNG) and table (CSV, LaTeX).
 
     Example: grafts report runs --out report
@@ -520,21 +600,19 @@ def report(
 
     if not force and out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty; --force writes over it")
-    typer.echo(reports.write(root, out))
+    page = str(reports.write(root, out))
+    return Answer({"page": page}, page)
 
 
-@app.command("gc")
+@command("gc")
 def free(
     root: Root = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Free it; else it is only listed.")] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """List what can be made again, with sizes; --yes frees it. Whole runs and sweeps stay.
 
     Example: grafts gc runs --yes
     """
-    import pandas as pd
-
     from skillgraft import gc
 
     place = Store(root)
@@ -545,14 +623,19 @@ def free(
         {"what": i.kind, "folder": str(i.folder.relative_to(place.root)), "MiB": i.bytes / 2**20}
         for i in items
     ]
-    if lines and not as_json:
-        echo_table(pd.DataFrame(lines).round(1), as_json)
     freed = [item for item in items if gc.free(place, item)] if yes else []
-    if as_json:
-        return typer.echo(json.dumps({"freed": len(freed), "items": lines}, indent=1))
-    total = sum(item.bytes for item in items) / 2**20
-    done = f"{len(freed)} of {len(items)} folders freed" if yes else "nothing freed yet: add --yes"
-    return typer.echo(f"{total:.1f} MiB in {len(items)} folders; {done}")
+
+    def text() -> str:
+        from tabulate import tabulate
+
+        total = sum(item.bytes for item in items) / 2**20
+        done = (
+            f"{len(freed)} of {len(items)} folders freed" if yes else "nothing freed yet: add --yes"
+        )
+        listed = tabulate(lines, headers="keys", tablefmt="pipe", floatfmt=".1f")
+        return f"{listed}\n{total:.1f} MiB in {len(items)} folders; {done}".lstrip()
+
+    return Answer({"freed": len(freed), "items": lines}, text)
 
 
 if __name__ == "__main__":

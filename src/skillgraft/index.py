@@ -215,3 +215,8 @@ def columns(root: Path, names: Sequence[str]) -> list[tuple[Any, ...]]:
     paths = [f'$."{name}"' for name in names]
     chosen = ", ".join(["json_extract(row, ?)"] * len(names))
     return query(root, f"SELECT {chosen} FROM runs WHERE row NOT NULL ORDER BY name", paths)
+
+
+def names(root: Path) -> list[str]:
+    """Return the names of the whole runs, without looking into folders while nothing came or went."""
+    return [name for (name,) in query(root, "SELECT name FROM runs ORDER BY name", scanning=False)]

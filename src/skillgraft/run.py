@@ -20,7 +20,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft import config, data, index, known, launch, provenance, state, stop, store
+from skillgraft import (
+    bars,
+    config,
+    data,
+    index,
+    known,
+    launch,
+    provenance,
+    runs,
+    state,
+    stop,
+    store,
+)
 from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
 from skillgraft.errors import InputError
 from skillgraft.seeds import derive
@@ -37,7 +49,10 @@ if TYPE_CHECKING:
     from skillgraft.track import Tracker
 
 log = logging.getLogger(__name__)
-MODELS = ("pretrained", "finetuned", "graft")
+NARROW = {  # titles of the short table, in two lines
+    "pre-trained": "pre-\ntrained", "fine-tuned": "fine-\ntuned", "graft": "\ngraft",
+    "agreement": "agree-\nment", "relative gain": "rel.\ngain",
+}  # fmt: skip
 
 
 def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -> Path:
@@ -123,11 +138,14 @@ class Panel:
         """Return the label of every row by split."""
         return {name: [row.label for row in rows] for name, rows in self.splits.items()}
 
-    def predict(self, classifier: Classifier, pad: int, size: int) -> Predictions:
-        """Return the class probabilities of a model on every split."""
+    def predict(self, classifier: Classifier, pad: int, size: int, shown: bool) -> Predictions:
+        """Return the class probabilities of a model on every split; `shown` draws a bar for each."""
         from skillgraft.evaluate import predict
 
-        return {n: predict(classifier, r, pad, size, self.words) for n, r in self.splits.items()}
+        return {
+            name: predict(classifier, rows, pad, size, self.words, shown)
+            for name, rows in self.splits.items()
+        }
 
     def write(self, predictions: Mapping[str, Predictions], path: Path) -> None:
         """Write a row an example, model and split."""
@@ -304,6 +322,11 @@ class Making:
         """The number of rows of a batch without gradients."""
         return self.cfg.trainer.evaluation_batch_size
 
+    def predict(self, panel: Panel) -> Predictions:
+        """Return the class probabilities of the classifier as it stands on a task's splits."""
+        shown = bars.shown(self.cfg.trainer.progress)
+        return panel.predict(self.classifier, self.pad, self.batch_size, shown)
+
     def finetuned(self, tracker: Tracker) -> Path:
         """Return the folder of the run's fine-tuning, made here or found, and log its curves."""
         name = self.identity.finetuned
@@ -324,22 +347,17 @@ class Making:
         from skillgraft.finetune import finetune, write_tensors
 
         folder = self.place.partial(f"finetuned-{self.identity.finetuned}")
-        progress = finetune(
-            self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log
-        )
+        done = finetune(self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log)
         write_tensors(folder / "weights.safetensors", self.classifier.trained(), {})
-        after = {
-            n: p.predict(self.classifier, self.pad, self.batch_size) for n, p in self.panels.items()
-        }
+        after = {name: self.predict(panel) for name, panel in self.panels.items()}
         self.reset()
         for name, panel in self.panels.items():
-            before = panel.predict(self.classifier, self.pad, self.batch_size)
-            predictions = {"pretrained": before, "finetuned": after[name]}
+            predictions = {"pretrained": self.predict(panel), "finetuned": after[name]}
             panel.write(predictions, folder / f"predictions{self.suffix(name)}.parquet")
-        store.write_json(folder / "history.json", progress.history)
+        store.write_json(folder / "history.json", done.history)
         for scratch in ("resume.safetensors", "best.safetensors"):
             (folder / scratch).unlink(missing_ok=True)
-        self.place.publish(folder, whole, {"best_step": progress.best_step})
+        self.place.publish(folder, whole, {"best_step": done.best_step})
 
     def suffix(self, task: str) -> str:
         """Return what the names of a task's files end in: nothing for a run's only task."""
@@ -603,7 +621,7 @@ class Making:
     def note(self, predictions: dict[str, dict[str, Predictions]], model: str) -> None:
         """Add the predictions of the classifier as it stands, under a model's name, for every task."""
         for name, panel in self.panels.items():
-            predictions[name][model] = panel.predict(self.classifier, self.pad, self.batch_size)
+            predictions[name][model] = self.predict(panel)
 
     def beside(self, graft: Graft, predictions: dict[str, dict[str, Predictions]]) -> None:
         """Add the predictions of the comparison models that the configuration asks for."""
@@ -667,7 +685,7 @@ class Making:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
         from skillgraft import compare, figure
 
-        tests = {model: predictions[model]["test"] for model in MODELS}
+        tests = {model: predictions[model]["test"] for model in runs.MODELS}
         title = f"{self.cfg.task.name}, {self.identity.group}, seed {self.cfg.seed}"
         diagram = figure.save(
             figure.reliability_diagram(tests, self.own.labels()["test"], title),
@@ -764,45 +782,21 @@ def show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    metrics, status = (
-        store.read_json(folder / "metrics.json"),
-        store.read_json(folder / "status.json"),
-    )
-    region, test = metrics["region"], metrics["graft"]["test"]
-    metric = index.metric_of(test)
-    heading = (
-        f"{status['task']}, {status['selector']} region of {region['size']:,} of "
-        f"{region['graftable']:,} parameters ({region['sparsity']:.2e}), seed {status['seed']}"
-    )
+    metrics, status = (store.read_json(folder / f"{name}.json") for name in ("metrics", "status"))
+    titles, lines = runs.results(metrics)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for name in (
-        "acc." if metric == "accuracy" else metric,
-        "ECE",
-    ):  # over their three columns, narrow enough for 80 characters
-        for title, model in zip(
-            (name, "", ""), ("pre-\ntrained", "fine-\ntuned", "\ngraft"), strict=True
-        ):
-            table.add_column(f"{title}\n{model}", justify="right")
-    table.add_column("\nagree-\nment", justify="right")
-    table.add_column("\nrel.\ngain", justify="right")
-
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
-    for split, measured in metrics["graft"].items():
-        own = index.metric_of(measured)  # another task of a mixture may have another
-        table.add_row(
-            split if own == metric else f"{split} ({own})",
-            *(number(metrics[model][split][own], ".3f") for model in MODELS),
-            *(number(metrics[model][split]["ece"], ".3f") for model in MODELS),
-            number(measured["agreement"], ".3f"),
-            number(measured["relative_gain"], ".2f"),
+    last = ""
+    for measure, name in titles:  # over their columns, narrow enough for 80 characters
+        table.add_column(
+            f"{measure if measure != last else ''}\n{NARROW.get(name, name)}", justify="right"
         )
+        last = measure
+    for line in lines:
+        table.add_row(*line)
     # a pipe or a log has no width of its own: the table must not be cut there
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(
-        heading, highlight=False, soft_wrap=True
-    )  # a table would break it at its own width
+    # a table would break its heading at its own width
+    console.print(runs.heading(status, metrics), highlight=False, soft_wrap=True)
     console.print(table)
     console.print(str(folder), highlight=False, soft_wrap=True)

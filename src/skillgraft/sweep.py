@@ -21,12 +21,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from skillgraft import bars, launch, lease, state, store
 from skillgraft import config as configuration
-from skillgraft import launch, lease, state, store
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:
-    from skillgraft.claims import Outcome
+    import pandas as pd
+
+    from skillgraft.config import ClaimConfig
+    from skillgraft.verdict import Outcome, Statement
 
 log = logging.getLogger(__name__)
 GROUPS = ("paper", "embedded", "beyond")  # of multirun_sweeps/
@@ -193,26 +196,40 @@ def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, place: store.S
     print(f"the same command makes just these again: {command}", file=sys.stderr)
 
 
-def conclude(folder: Path) -> Outcome:
-    """Judge the claim of a sweep by its whole runs, and write verdict, table and figure beside its record."""
-    from skillgraft import claims, compare, figure
+def material(folder: Path) -> tuple[pd.DataFrame, ClaimConfig]:
+    """Return the whole runs of a sweep and its claim. Raises InputError where there are none, or no claim."""
+    from skillgraft import claims, compare
     from skillgraft.config import ClaimConfig
 
     record = store.read_json(folder / "record.json")
     options = ClaimConfig(**record["claim"])
+    if options.name not in claims.CLAIMS:
+        raise InputError(f"claim.name={options.name}: expected one of {', '.join(claims.CLAIMS)}")
     rows = compare.collect(store.Store(folder.parents[1]), run_ids(record, jobs_of(record)))
     if rows.empty:
         raise InputError(f"{folder}: none of its runs is whole")
-    if options.name not in claims.CLAIMS:
-        raise InputError(f"claim.name={options.name}: expected one of {', '.join(claims.CLAIMS)}")
-    outcome = claims.CLAIMS[options.name](rows, options)
-    statements = [statement.record() for statement in outcome.statements]
+    return rows, options
+
+
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Return what a claim comes to on the runs of its sweep."""
+    from skillgraft import claims
+
+    return claims.CLAIMS[str(options.name)](rows, options)
+
+
+def conclude(folder: Path) -> Outcome:
+    """Judge the claim of a sweep, and write verdict, table and figure beside its record."""
+    from skillgraft import figure
+
+    rows, options = material(folder)
+    outcome = judge(rows, options)
     store.write_json(
         folder / "verdict.json",
         {
             "claim": options.name,
             "runs": len(rows),
-            "statements": statements,
+            "statements": [statement.record() for statement in outcome.statements],
             "notes": outcome.notes,
         },
     )
@@ -221,6 +238,40 @@ def conclude(folder: Path) -> Outcome:
     for suffix in ("png", "svg"):
         figure.save(drawing, folder / f"figure.{suffix}")
     return outcome
+
+
+def judged(place: store.Store, keep: bool) -> list[tuple[str, Statement]]:
+    """Return the statements of every sweep of a store that has a claim, each with the sweep's name.
+
+    With `keep` verdict, table and figure are written beside each record. Of a claim that cannot be
+    judged it is logged why.
+    """
+    found, folders = [], sorted(place.sweeps.glob("*/"))
+    for folder in bars.over(folders, "claims", len(folders), bars.shown()):
+        record = store.read_json(folder / "record.json")
+        if record["claim"]["name"] is None:
+            continue
+        try:
+            outcome = conclude(folder) if keep else judge(*material(folder))
+        except InputError as error:
+            log.warning("%s: no verdict: %s", record["name"], error)
+            continue
+        found += [(record["name"], statement) for statement in outcome.statements]
+    return found
+
+
+def verdicts(found: Sequence[tuple[str, Statement]]) -> list[dict[str, str]]:
+    """Return statements as the rows of a table: the paper's figure, mean [interval] and n, verdict."""
+    return [
+        {
+            "sweep": name,
+            "statement": one.text,
+            "paper": one.paper,
+            "measured": str(one.measured or "–"),
+            "verdict": one.verdict,
+        }
+        for name, one in found
+    ]
 
 
 def show(name: str, outcome: Outcome) -> None:
