@@ -197,7 +197,10 @@ def test_relax_slope_and_rounded_against_the_formulas(bias, base, dtype, rtol) -
 def test_slope_is_the_derivative_of_relax(entries: list[tuple[float, bool]], bias: float) -> None:
     scores = torch.tensor([s for s, _ in entries], dtype=torch.float64, requires_grad=True)
     base = torch.tensor([b for _, b in entries])
-    (gradient,) = torch.autograd.grad(region.relax(scores, base, bias).sum(), scores)
+    sigma = torch.sigmoid(scores - bias)
+    gamma = torch.where(base, 1 - sigma, sigma)
+    torch.testing.assert_close(region.relax(scores.detach(), base, bias), gamma.detach())
+    (gradient,) = torch.autograd.grad(gamma.sum(), scores)
     torch.testing.assert_close(
         region.slope(scores.detach(), base, bias), gradient, rtol=1e-9, atol=1e-15
     )

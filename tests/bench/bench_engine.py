@@ -25,7 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -133,9 +133,7 @@ def opened(
     total = region.Layout.of(before).total
     chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
     scores = mask.initial_scores(total, 0)
-    return mask.RelaxedGraft(
-        classifier.graftable, finetuned, mask.as_mask(chosen, total), scores, BIAS
-    )
+    return mask.RelaxedGraft(classifier.graftable, finetuned, chosen, scores, BIAS)
 
 
 class Rebuild:
@@ -282,8 +280,8 @@ def compare(what: str, taken: dict[str, list[Clock]], over: str, **facts: object
 
 
 def mask_step(size: str, rounds: int) -> None:
-    """A step over 1 and 8 accumulated batches."""
-    for count in (1, 8):
+    """A step over 1, 4 and 8 accumulated batches."""
+    for count in (1, 4, 8):
         data = batches(count)
         steps = {name: variant(name, size, data) for name in (*PLAIN, *MASKED)}
         compare(f"mask step of {count}", turns(steps, rounds), "floor", size=size)
@@ -339,12 +337,18 @@ def memory(size: str, rounds: int) -> None:
         say(f"memory: {name} ÷ floor", size=size, ratio=mib / base, copies=copies)
 
 
+@dataclass
 class Stamped:
     """Batches that note when each is asked for: a step is the time between two."""
 
-    def __init__(self, data: list[Batch]) -> None:
-        self.data = data
-        self.stamps: list[tuple[float, float]] = []
+    data: list[Batch]
+    per_step: int = 1
+    stamps: list[tuple[float, float]] = field(default_factory=list)
+    rank: int = 0
+
+    @property
+    def per_rank(self) -> int:
+        return self.per_step
 
     def __len__(self) -> int:
         return len(self.data)
@@ -354,9 +358,9 @@ class Stamped:
             self.stamps.append((time.perf_counter(), time.process_time()))
             yield batch
 
-    def taken(self, group: int = 1) -> Clock:
-        """Return the median step of `group` batches, without the first two."""
-        stamps = self.stamps[2::group]
+    def taken(self) -> Clock:
+        """Return the median step, without the first."""
+        stamps = self.stamps[self.per_step :: self.per_step]
         pairs = list(zip(stamps[1:], stamps, strict=False))
         return Clock(
             statistics.median(b[0] - a[0] for b, a in pairs),
@@ -377,8 +381,9 @@ def tuning(size: str, rounds: int) -> None:
         for _ in range(rounds):
             stamped = Stamped(data)
             module = FineTuning(build(size), cfg, [course], 0, Path(folder), lambda _: None)
+            module.batches = stamped
             trainer = make_trainer(cfg, count, Path(folder), gradient_clip_val=1.0)
-            fit(trainer, module, stamped)
+            fit(trainer, module)
             taken["lightning"].append(stamped.taken())
             stamped = Stamped(data)
             plain(build(size), cfg, stamped)
@@ -408,11 +413,13 @@ def learning(size: str, rounds: int) -> None:
         for _ in range(rounds):
             classifier = build(size)
             relaxed = opened(classifier, moved(dict(classifier.graftable)))
-            module = MaskTraining(classifier, relaxed, cfg, {}, 0, Path(folder), lambda _: None)
-            stamped = Stamped(data)
+            stamped = Stamped(data, per_step=count)
+            module = MaskTraining(
+                classifier, relaxed, cfg, stamped, {}, Path(folder), lambda _: None
+            )
             trainer = make_trainer(cfg, len(data), Path(folder), accumulate_grad_batches=count)
-            fit(trainer, module, stamped)
-            taken["lightning"].append(stamped.taken(count))
+            fit(trainer, module)
+            taken["lightning"].append(stamped.taken())
             for name in ("engine", "blocks"):
                 times = turns({name: variant(name, size, data[:count])}, 5)[name]
                 wall, cpu = (
