@@ -454,6 +454,7 @@ CHANGED = {
     "graft.examples": "7",
     "graft.score_every": "7",
     "graft.score_rows": "7",
+    "graft.patience": "7",
     "graft.start": "7",
     "graft.penalty": "7",
     "graft.points": "7",

@@ -119,7 +119,7 @@ class Selector(StrEnum):
 
 
 # The keys of `graft` that each selector reads, beside its name.
-MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows")
+MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows", "patience")
 READ: dict[Selector, tuple[str, ...]] = {
     Selector.learned: (*MASKED, "sigmoid_bias"),
     Selector.stitch_l1: (*MASKED, "start", "penalty"),
@@ -131,7 +131,7 @@ READ: dict[Selector, tuple[str, ...]] = {
 }
 TRAINED = (Selector.learned, Selector.stitch_l1)  # a size to start from; they find their own
 UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
-OPTIONAL = ("score_every", "score_rows", "per_example", "rounds")  # may be null
+OPTIONAL = ("score_every", "score_rows", "patience", "per_example", "rounds")  # may be null
 
 
 class Rule(StrEnum):
@@ -263,6 +263,7 @@ class GraftConfig:
     examples: int | None = field(default=None, metadata={"low": 1, "high": None})
     score_every: int | None = field(default=None, metadata={"low": 1, "high": None})
     score_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
+    patience: int | None = field(default=None, metadata={"low": 1, "high": None})
     match: str | None = silent(None)
     start: float | None = field(default=None, metadata={"low": 0, "high": None})
     penalty: float | None = field(default=None, metadata={"low": 0, "high": None})

@@ -526,7 +526,7 @@ def grafts(size: str, rounds: int) -> None:
 
 
 class Inside:
-    """The time that is spent inside some functions, whichever of them calls which."""
+    """The CPU time that is spent inside some functions, whichever of them calls which."""
 
     def __init__(self) -> None:
         self.seconds, self.depth = 0.0, 0
@@ -534,13 +534,13 @@ class Inside:
     def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
             self.depth += 1
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return function(*arguments, **options)
             finally:
                 self.depth -= 1
                 if self.depth == 0:
-                    self.seconds += time.perf_counter() - start
+                    self.seconds += time.process_time() - start
 
         return timed
 
@@ -572,11 +572,11 @@ def tokens(size: str, rounds: int) -> None:
         "default run",
         tokens_trained=seen["training"],
         tokens_evaluated=seen["other"],
-        tokens_a_second=sum(seen.values()) / taken.wall,
+        tokens_a_cpu_second=sum(seen.values()) / taken.cpu,
         wall_seconds=taken.wall,
         cpu_seconds=taken.cpu,
-        inside_share=inside.seconds / taken.wall,
-        scoring_share=scoring.seconds / taken.wall,
+        inside_share=inside.seconds / taken.cpu,
+        scoring_share=scoring.seconds / taken.cpu,
         stages=facts["seconds"],
     )
 
