@@ -306,6 +306,7 @@ class TrainerConfig:
     devices: int = field(default=1, metadata={"low": 1, "high": None})
     precision: str = MISSING
     evaluation_batch_size: int = between(1)
+    compile: bool = False
     progress: bool | None = silent()
 
 
@@ -458,6 +459,8 @@ def check(cfg: RunConfig) -> None:
         raise InputError(
             f"trainer.precision={cfg.trainer.precision}: expected one of {', '.join(PRECISIONS)}"
         )
+    if cfg.trainer.compile and cfg.trainer.devices > 1:
+        raise InputError("trainer.compile=true: not with trainer.devices above 1")
     check_finetune(cfg)
     check_graft(cfg.graft)
     check_sequence(cfg)

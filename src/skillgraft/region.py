@@ -118,27 +118,39 @@ def once(
     parts: Iterable[Tensor], count: int, barred: Tensor | None, least: Tensor | None
 ) -> Tensor:
     """Return the indices of the `count` largest values above `least`, in one pass over the parts."""
-    values, indices, held, start = [], [], 0, 0
-    device = torch.device("cpu")
+    if count <= 0:
+        return torch.empty(0, dtype=torch.int64)
     barred = None if barred is None else barred.cpu().sort().values
+    # one piece of memory from the start: many small ones between the parts would tear the heap
+    value, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    held, start, room = 0, 0, 2 * count + CHUNK
     for part in parts:
-        device = part.device
-        if count <= 0:
-            break
+        if not value.numel():
+            value, index = part.new_empty(room), index.new_empty(room, device=part.device)
         inside = torch.ones_like(part, dtype=torch.bool) if least is None else part > least
         if barred is not None:
             first, last = torch.searchsorted(barred, torch.tensor([start, start + part.numel()]))
-            inside[barred[first:last].to(device) - start] = False
+            inside[barred[first:last].to(part.device) - start] = False
         here = where(inside)
-        values.append(part[here])
-        indices.append(here.add_(start))
-        held, start = held + here.numel(), start + part.numel()
-        if held >= 2 * count + CHUNK:  # from here on a value must be above `count` of those before
-            least, values, indices = keep(values, indices, count)
-            held = count
-    if not values:
-        return torch.empty(0, dtype=torch.int64, device=device)
-    return keep(values, indices, count)[2][0]
+        while here.numel():
+            new = here[: room - held]
+            end, here = held + new.numel(), here[new.numel() :]
+            value[held:end], index[held:end] = part[new], new + start
+            held = end
+            if held == room:  # from here on a value must be above `count` of those before
+                least, kept = sift(value, count)
+                value[:count], index[:count], held = value[kept], index[kept], count
+                here = here[part[here] > least]
+        start += part.numel()
+    return index[:held] if held <= count else index[sift(value[:held], count)[1]]
+
+
+def sift(value: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the least of the `count` largest of more values, and where in order those are."""
+    least = value.topk(count, sorted=False).values.min()
+    inside = value > least
+    inside[where(value == least)[: count - int(inside.sum())]] = True
+    return least, where(inside)
 
 
 def where(mask: Tensor) -> Tensor:

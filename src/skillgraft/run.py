@@ -236,6 +236,11 @@ class Making:
             self.trains[name] = encoder(part.train)
         self.own = self.panels[cfg.task.name]
         self.classifier.to("cuda" if gpu else "cpu")
+        if cfg.trainer.compile:
+            batch = prompt.collate(self.trains[cfg.task.name][:2], self.pad)
+            if (words := self.panels[cfg.task.name].words) is not None:
+                batch["words"] = words
+            model.compiled(self.classifier, batch)
         self.start()
         self.check_region()
 
