@@ -308,7 +308,8 @@ def compiled(classifier: Classifier, batch: Batch) -> None:
 
     Raises InputError where torch cannot compile here.
     """
-    classifier.model.base_model.compile(dynamic=True)
+    # dropout as without: the compiler's own would draw other entries
+    classifier.model.base_model.compile(dynamic=True, options={"fallback_random": True})
     device = next(classifier.parameters()).device
     try:
         with torch.no_grad():
