@@ -138,7 +138,7 @@ def masked(
         n: p.data + torch.randn(p.shape, generator=random) for n, p in tiny.graftable.items()
     }
     scores = initial_scores(42, 3)
-    relaxed = RelaxedGraft(tiny.graftable, finetuned, torch.arange(42) % 5 == 0, scores, 10.0)
+    relaxed = RelaxedGraft(tiny.graftable, finetuned, torch.arange(0, 42, 5), scores, 10.0)
     try:
         chosen, history = learn(tiny, relaxed, cfg, data[:14], data[14:], 0, folder, discard)
     finally:

@@ -147,6 +147,33 @@ def test_empty_layout() -> None:
 # ----------------------------------------------------------------------- sizes and relaxation
 
 
+@settings(deadline=None)
+@given(
+    values=st.lists(st.integers(-3, 3), max_size=40),
+    count=st.integers(0, 45),
+    cuts=st.lists(st.integers(1, 7), min_size=1),
+    barred=st.sets(st.integers(0, 39)),
+    guess=st.none() | st.integers(-4, 4),
+)
+def test_largest_reads_a_stream(values, count, cuts, barred, guess) -> None:
+    """Whatever the parts and the guess: what sorting all at once gives."""
+    flat, sizes = torch.tensor(values).float(), []
+    while sum(sizes) < len(values):
+        sizes.append(min(cuts[len(sizes) % len(cuts)], len(values) - sum(sizes)))
+    barred = {index for index in barred if index < len(values)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(region, "CHUNK", 3)  # so that candidates are sifted on the way
+        found = region.largest(
+            lambda: flat.split(sizes),
+            count,
+            torch.tensor(sorted(barred), dtype=torch.int64),
+            None if guess is None else torch.tensor(float(guess)),
+        )
+    free = [index for index in range(len(values)) if index not in barred]
+    wanted = sorted(sorted(free, key=lambda index: (-values[index], index))[:count])
+    assert found.tolist() == wanted
+
+
 @pytest.mark.parametrize(
     ("sparsity", "graftable", "size"),
     [
@@ -197,7 +224,10 @@ def test_relax_slope_and_rounded_against_the_formulas(bias, base, dtype, rtol) -
 def test_slope_is_the_derivative_of_relax(entries: list[tuple[float, bool]], bias: float) -> None:
     scores = torch.tensor([s for s, _ in entries], dtype=torch.float64, requires_grad=True)
     base = torch.tensor([b for _, b in entries])
-    (gradient,) = torch.autograd.grad(region.relax(scores, base, bias).sum(), scores)
+    sigma = torch.sigmoid(scores - bias)
+    gamma = torch.where(base, 1 - sigma, sigma)
+    torch.testing.assert_close(region.relax(scores.detach(), base, bias), gamma.detach())
+    (gradient,) = torch.autograd.grad(gamma.sum(), scores)
     torch.testing.assert_close(
         region.slope(scores.detach(), base, bias), gradient, rtol=1e-9, atol=1e-15
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from runs import SIZED, SMALL, command, composed, make
+from runs import SIZED, SMALL, TINY, command, composed, make, refused
 from safetensors import safe_open
 
 from skillgraft import store
@@ -500,3 +500,29 @@ def test_error_of_a_row_keeps_its_place_in_a_sweep(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "train.jsonl, row 2: not JSON" in done.stderr
+
+
+def test_a_model_that_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nand a long story")
+
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **_: self.register_forward_pre_hook(broken)
+    )
+    refused(tmp_path, ["trainer.compile=true", "compiler"], *TINY, "trainer.compile=true")
+
+
+@pytest.mark.long
+def test_a_compiled_model_gives_the_same_within_rounding(tmp_path: Path) -> None:
+    plain = make(tmp_path, *SMALL, "logger=none", "task.ood=[]")
+    line = ("trainer.compile=true", f"store={tmp_path}", *SMALL, "logger=none", "task.ood=[]")
+    done = command(
+        *line, cwd=tmp_path
+    )  # in its own process: warnings of the compiler's are its own
+    assert done.returncode == 0, done.stderr
+    (other,) = (f for f in tmp_path.glob("toy_film-*") if f != plain)
+    one, two = (
+        json.loads((folder / "metrics.json").read_text())["finetuned"]["test"]["nll"]
+        for folder in (plain, other)
+    )
+    assert one == pytest.approx(two, abs=1e-4)

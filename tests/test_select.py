@@ -369,8 +369,8 @@ def stitched(lr: float, penalty: float, steps: int, tmp_path: Path) -> tuple[Ten
     cfg.graft.selector, cfg.graft.score_every = Selector.stitch_l1, None
     cfg.graft.steps, cfg.graft.lr, cfg.graft.batch_size = steps, lr, 4
     tiny, rows = Tiny(), examples(10)
-    finetuned, base, scores = stitch_start(tiny)
-    nowhere = torch.zeros_like(base)
+    finetuned, _, scores = stitch_start(tiny)
+    nowhere = torch.empty(0, dtype=torch.int64)
     relaxed = RelaxedGraft(tiny.graftable, finetuned, nowhere, scores, 0.0, penalty)
     try:
         chosen, history = learn.learn(tiny, relaxed, cfg, rows, rows, 0, tmp_path, lambda _: None)

@@ -291,6 +291,7 @@ def config(**finetune: Any) -> SimpleNamespace:
         "evaluation_batch_size": 8,
     }
     graft = {"steps": 6, "lr": 1e6, "batch_size": 4, "examples": 10, "score_every": 2}
+    graft["patience"] = None
     return SimpleNamespace(
         finetune=SimpleNamespace(**options | finetune),
         trainer=SimpleNamespace(**trainer),
@@ -425,7 +426,7 @@ def mask_run(folder: Path, cfg: SimpleNamespace, kill: int | None = None):
         n: p.data + torch.randn(p.shape, generator=moved) for n, p in tiny.graftable.items()
     }
     total = sum(p.numel() for p in tiny.graftable.values())
-    base = torch.arange(total) % 5 == 0
+    base = torch.arange(0, total, 5)
     before = {n: p.data.clone() for n, p in tiny.graftable.items()}
     relaxed = RelaxedGraft(tiny.graftable, finetuned, base, initial_scores(total, 3), 10.0)
     try:
@@ -433,7 +434,7 @@ def mask_run(folder: Path, cfg: SimpleNamespace, kill: int | None = None):
     finally:
         relaxed.close()
         assert equal({n: p.data for n, p in tiny.graftable.items()}, before)
-    return chosen, history, seen, base
+    return chosen, history, seen, torch.zeros(total, dtype=torch.bool).index_fill_(0, base, True)
 
 
 def test_a_killed_mask_training_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -452,6 +453,25 @@ def test_a_killed_mask_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     scores = [row["graft/score"] for row in history if "graft/score" in row]
     if scores[0] == max(scores):
         assert torch.equal(chosen, base.nonzero().view(-1))
+
+
+def test_patience_stops_where_the_region_has_stayed_the_same(tmp_path: Path) -> None:
+    cfg = config()
+    whole = mask_run(tmp_path / "whole", cfg)
+    cfg.graft.patience = 6
+    assert mask_run(tmp_path / "patient", cfg)[1] == whole[1]  # the region changes on the way
+    assert len({row["graft/size"] for row in whole[1] if "graft/size" in row}) > 1
+    cfg.graft.lr, cfg.graft.patience = 0.0, 3
+    chosen, history, _, base = mask_run(tmp_path / "still", cfg)
+    assert [row["graft/step"] for row in history] == [0, 1, 2, 3]
+    assert [row["graft/step"] for row in history if "graft/score" in row] == [0, 2, 3]
+    assert torch.equal(chosen, base.nonzero().view(-1))
+    for kill in (1, 2, 3):
+        with pytest.raises(Killed):
+            mask_run(tmp_path / f"killed{kill}", cfg, kill)
+        again = mask_run(tmp_path / f"killed{kill}", cfg)
+        assert torch.equal(again[0], chosen), kill
+        assert again[1] == history, kill
 
 
 def test_mask_training_is_localize(tmp_path: Path) -> None:
@@ -507,7 +527,7 @@ def test_a_mask_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     total = 42
     finetuned = {n: p.data + 1 for n, p in tiny.graftable.items()}
     relaxed = RelaxedGraft(
-        tiny.graftable, finetuned, torch.zeros(total, dtype=torch.bool), torch.zeros(total), 10.0
+        tiny.graftable, finetuned, torch.empty(0, dtype=torch.int64), torch.zeros(total), 10.0
     )
     with pytest.raises(InputError, match=r"diverged at step 1: lower graft\.lr"):
         learn(tiny, relaxed, cfg, data[:14], data[14:], 0, tmp_path, lambda _: None)

@@ -119,7 +119,7 @@ class Selector(StrEnum):
 
 
 # The keys of `graft` that each selector reads, beside its name.
-MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows")
+MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows", "patience")
 READ: dict[Selector, tuple[str, ...]] = {
     Selector.learned: (*MASKED, "sigmoid_bias"),
     Selector.stitch_l1: (*MASKED, "start", "penalty"),
@@ -131,7 +131,7 @@ READ: dict[Selector, tuple[str, ...]] = {
 }
 TRAINED = (Selector.learned, Selector.stitch_l1)  # a size to start from; they find their own
 UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
-OPTIONAL = ("score_every", "score_rows", "per_example", "rounds")  # may be null
+OPTIONAL = ("score_every", "score_rows", "patience", "per_example", "rounds")  # may be null
 
 
 class Rule(StrEnum):
@@ -263,6 +263,7 @@ class GraftConfig:
     examples: int | None = field(default=None, metadata={"low": 1, "high": None})
     score_every: int | None = field(default=None, metadata={"low": 1, "high": None})
     score_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
+    patience: int | None = field(default=None, metadata={"low": 1, "high": None})
     match: str | None = silent(None)
     start: float | None = field(default=None, metadata={"low": 0, "high": None})
     penalty: float | None = field(default=None, metadata={"low": 0, "high": None})
@@ -305,6 +306,7 @@ class TrainerConfig:
     devices: int = field(default=1, metadata={"low": 1, "high": None})
     precision: str = MISSING
     evaluation_batch_size: int = between(1)
+    compile: bool = False
     progress: bool | None = silent()
 
 
@@ -457,6 +459,8 @@ def check(cfg: RunConfig) -> None:
         raise InputError(
             f"trainer.precision={cfg.trainer.precision}: expected one of {', '.join(PRECISIONS)}"
         )
+    if cfg.trainer.compile and cfg.trainer.devices > 1:
+        raise InputError("trainer.compile=true: not with trainer.devices above 1")
     check_finetune(cfg)
     check_graft(cfg.graft)
     check_sequence(cfg)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -236,7 +235,8 @@ def extract(
 ) -> Graft:
     """Return a graft of two checkpoints by a selector that reads no data: movement, magnitude or random.
 
-    Tensors are read one by one: beside the largest and the region's entries nothing is in memory.
+    The files stay on the disk: beside one tensor, as fp32, and 24 bytes for each of twice the region's
+    entries nothing is in memory; `random` is not so, it shuffles all indices.
     Raises InputError for checkpoints that do not fit each other, or without a graftable parameter.
     """
     if not 0 <= sparsity <= 1:
@@ -255,19 +255,27 @@ def extract(
                     f"{name}: {before.shape(name)} in {pretrained}, {after.shape(name)} in {finetuned}"
                 )
 
-        def worth(name: str) -> Tensor:
-            new = after.get(name).reshape(-1)  # of the file's own pages: never written in place
-            return (new if selector == "magnitude" else new - before.get(name).reshape(-1)).abs()
+        def parts() -> Iterator[Tensor]:
+            for name in names:
+                for new, old in zip(
+                    *(t.get(name).split(region.CHUNK) for t in (after, before)), strict=True
+                ):
+                    yield (
+                        new.float() if selector == "magnitude" else new.float() - old.float()
+                    ).abs()
 
         layout = region.Layout({name: before.shape(name) for name in names})
         count = region.region_size(sparsity, layout.total)
         if selector == "random":
-            indices = layout.split(region.at_random(layout.total, count, seed))
+            found = region.at_random(layout.total, count, seed)
         else:
-            indices = largest(names, worth, count)
-        values = {name: after.get(name).take(index) for name, index in indices.items()}
-        kept = {name: before.get(name).take(index) for name, index in indices.items()}
-        base = region.digest_one_by_one(sorted(names), before.get)
+            found = region.largest(parts, count)
+        indices = layout.split(found)
+        values = {name: after.get(name).take(index).float() for name, index in indices.items()}
+        kept = {name: before.get(name).take(index).float() for name, index in indices.items()}
+        base = region.digest_one_by_one(
+            sorted(names), lambda name: before.get(name).float().view(before.shape(name))
+        )
     meta = {
         "model": pretrained.name,
         "task": finetuned.name,
@@ -306,32 +314,9 @@ class Tensors:
         return tuple(handle.get_slice(full).get_shape())
 
     def get(self, name: str) -> Tensor:
-        """Read a tensor, as fp32."""
+        """Return a tensor as a flat view of the file's own pages, which are read when they are used."""
         handle, full = self.files[name]
-        return handle.get_tensor(full).float()
-
-
-def largest(names: Sequence[str], worth: Callable[[str], Tensor], count: int) -> dict[str, Tensor]:
-    """Return by name the sorted flat indices of the `count` largest values over all tensors together.
-
-    As `region.top`, ties going to the lower index, but with one tensor and the largest values so
-    far in memory, and every tensor read twice.
-    """
-    best = torch.empty(0)
-    for name in names:
-        best = torch.cat([best, worth(name)])
-        best = best.topk(min(count, best.numel()), sorted=False).values
-    none = torch.empty(0, dtype=torch.int64)
-    if not count:
-        return dict.fromkeys(names, none)
-    threshold = best.min()
-    ties, out = count - int((best > threshold).sum()), {}
-    for name in names:
-        value = worth(name)
-        level = (value == threshold).nonzero().view(-1)[:ties]
-        ties -= level.numel()
-        out[name] = torch.cat([(value > threshold).nonzero().view(-1), level]).sort().values
-    return out
+        return handle.get_tensor(full).view(-1)
 
 
 def blocks() -> list[str]:

@@ -112,6 +112,7 @@ class Progress:
     best_score: float = -2.0  # below every score: Matthews goes down to -1
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # since the last row of the history
+    changed: int = 0  # the last step at which the region of mask training was another
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:

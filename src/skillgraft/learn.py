@@ -111,6 +111,13 @@ class MaskTraining(Resumable):
         self.history: list[dict[str, Any]] = []
         self.done = 0
         self.losses: list[Tensor] = []
+        self.changed, self.present = 0, torch.empty(0)  # since when the region is what it is
+
+    @property
+    def settled(self) -> bool:
+        """Whether the region has been the same for `graft.patience` steps."""
+        patience = self.cfg.graft.patience
+        return patience is not None and self.done - self.changed >= patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return plain SGD on the scores."""
@@ -141,12 +148,24 @@ class MaskTraining(Resumable):
         if not np.isfinite(loss):
             raise InputError(f"mask training diverged at step {self.done}: lower graft.lr")
         row = {"graft/step": self.done, "graft/loss": loss}
-        if self.done % (graft.score_every or 1) == 0 or self.done == graft.steps:
+        self.compare()
+        last = self.settled or self.done == graft.steps
+        if last or self.done % (graft.score_every or 1) == 0:
             row |= self.score()
             self.record(row)
             self.save()
+            if self.settled:
+                self.trainer.should_stop = True
         else:
             self.record(row)
+
+    def compare(self) -> None:
+        """With `graft.patience`, note whether this step has changed the region."""
+        if self.cfg.graft.patience is None:
+            return
+        before, self.present = self.present, self.relaxed.region().cpu()
+        if not torch.equal(before, self.present):
+            self.changed = self.done
 
     def score(self) -> dict[str, Any]:
         """Score the rounded graft: the metric on training rows plus that on validation rows.
@@ -177,7 +196,8 @@ class MaskTraining(Resumable):
         if self.global_rank:
             return
         tensors = {"scores": self.relaxed.scores, "best": self.best.region}
-        progress = Progress(self.done, self.best.step, self.best.score, self.history)
+        best = self.best
+        progress = Progress(self.done, best.step, best.score, self.history, changed=self.changed)
         write_tensors(self.folder / "mask.safetensors", tensors, vars(progress))
 
     def resume(self) -> None:
@@ -186,6 +206,7 @@ class MaskTraining(Resumable):
         if not path.is_file():
             # The authors' code never scores its start; ours must not come out worse than it.
             self.record({"graft/step": 0, **self.score()})
+            self.present = self.relaxed.region().cpu()
             return
         with safe_open(path, framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
@@ -193,7 +214,8 @@ class MaskTraining(Resumable):
         self.relaxed.scores.copy_(tensors["scores"])
         self.relaxed.build()
         self.best = Best(progress.best_step, progress.best_score, tensors["best"])
-        self.done = progress.step
+        self.done, self.changed = progress.step, progress.changed
+        self.present = self.relaxed.region().cpu()
         for row in progress.history[len(self.history) :]:
             self.record(row)
 
@@ -222,7 +244,7 @@ def learn(
     module = MaskTraining(classifier, relaxed, cfg, batches, scored, folder, log)
     module.resume()
     batches.start = module.done
-    if left := len(batches):
+    if not module.settled and (left := len(batches)):
         trainer = make_trainer(cfg, left, folder, accumulate_grad_batches=batches.per_rank)
         fit(trainer, module)
     return module.best.region, module.history

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from skillgraft.seeds import derive
 
 
 class FlatModel:
-    """A model's graftable parameters as views of one flat vector θ, and so their gradients.
+    """A model's graftable parameters as views of one flat vector θ.
 
     The tensors that the parameters had are kept as θ_pre and put back by `close`, bit for bit.
-    Model-sized memory: θ_pre, θ, θ_ft and the gradient; Δ is made of θ_ft where it is needed.
+    Model-sized memory: θ_pre, θ, θ_ft and the gradients, which stay the tensors that autograd makes;
+    Δ is made of θ_ft where it is needed.
     """
 
     def __init__(
@@ -34,31 +36,41 @@ class FlatModel:
         }
         first = next(iter(self.before.values()))[0]
         self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)
-        self.gradient = torch.zeros_like(self.theta)
         self.finetuned = {n: finetuned[n].to(p) for n, p in self.pretrained.items()}
         self.cut()
         self.link()
 
     def cut(self) -> None:
         """Cut θ_pre and θ_ft into chunks, of views of their tensors."""
-        # so small on a CPU that what is made of a chunk stays in its cache
-        size = 1 << (17 if self.theta.device.type == "cpu" else 24)
-        self.parts = [
-            groups([tensors[name] for name in self.parameters], size)
-            for tensors in (self.pretrained, self.finetuned)
-        ]
+        self.size = chunk_size(self.theta)
+        self.parts = [self.chunked(self.pretrained), self.chunked(self.finetuned)]
+        ends = list(accumulate(sum(p.numel() for p in part) for part in self.parts[0]))
+        self.slices = [slice(*pair) for pair in pairwise([0, *ends])]
+
+    def chunked(self, tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
+        """Return the chunks of named tensors, each of one or more flat views."""
+        return groups([tensors[name] for name in self.parameters], self.size)
 
     def link(self) -> None:
-        """Make the parameters and their gradients views of the flat vectors.
-
-        To be called again after whatever may have given the parameters new gradient tensors, as
-        `Module.to` does: autograd would then gather where `step` does not look.
-        """
-        views, gradients = self.layout.views(self.theta), self.layout.views(self.gradient)
+        """Make the parameters views of the flat vector, without a gradient."""
+        views = self.layout.views(self.theta)
         for name, parameter in self.parameters.items():
             parameter.data = views[name]
             parameter.requires_grad_(True)
-            parameter.grad = gradients[name]
+            parameter.grad = None
+
+    def take_gradients(self) -> dict[str, Tensor]:
+        """Return by name what autograd has gathered since the last call, and clear it.
+
+        A parameter that the loss did not reach has zeros.
+        """
+        out = {}
+        for name, parameter in self.parameters.items():
+            gradient, parameter.grad = parameter.grad, None
+            out[name] = (
+                parameter.new_zeros(()).expand_as(parameter) if gradient is None else gradient
+            )
+        return out
 
     @property
     def pretrained(self) -> dict[str, Tensor]:
@@ -67,13 +79,12 @@ class FlatModel:
 
     @torch.no_grad()
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield slices of the flat vectors, with copies of θ_pre and Δ there."""
-        start = 0
-        for before, after in zip(*self.parts, strict=True):
-            pretrained = torch.cat(before)
-            end = start + pretrained.numel()
-            yield slice(start, end), pretrained, torch.cat(after).sub_(pretrained)
-            start = end
+        """Yield slices of the flat vectors, with θ_pre and Δ there: to be read, until the next."""
+        spare = self.theta.new_empty(self.size)  # used again, it stays in the cache
+        for at, before, after in zip(self.slices, *self.parts, strict=True):
+            pretrained = joined(before)
+            delta = torch.sub(joined(after), pretrained, out=spare[: at.stop - at.start])
+            yield at, pretrained, delta
 
     @torch.no_grad()
     def write(self, gamma: Callable[[slice], Tensor | float]) -> None:
@@ -102,7 +113,7 @@ class FlatModel:
 class RelaxedGraft(FlatModel):
     """θ(S) = θ_pre + γ(S) ⊙ Δ, living in a model's own parameters while it is open.
 
-    Beside what a FlatModel has: the scores S and one byte an entry for γ_base.
+    Beside what a FlatModel has: the scores S, and the sorted flat indices where γ_base is 1.
     """
 
     def __init__(
@@ -115,7 +126,7 @@ class RelaxedGraft(FlatModel):
         penalty: float = 0.0,
     ) -> None:
         super().__init__(parameters, finetuned)
-        self.base, self.scores = base, scores  # (n,) bool and (n,) float
+        self.base, self.scores = base, scores  # (s·n,) indices and (n,) float
         self.bias, self.penalty = bias, penalty
         try:
             self.build()
@@ -125,7 +136,15 @@ class RelaxedGraft(FlatModel):
 
     def build(self) -> None:
         """Write θ(S) into the parameters."""
-        self.write(lambda at: region.relax(self.scores[at], self.base[at], self.bias))
+        bases = self.bases()
+        self.write(lambda at: region.relax(self.scores[at], next(bases), self.bias))
+
+    def bases(self) -> Iterator[Tensor]:
+        """Yield where in each chunk γ_base is 1."""
+        ends = torch.tensor([at.stop for at in self.slices], device=self.base.device)
+        cuts = torch.searchsorted(self.base, ends).tolist()
+        for at, (first, last) in zip(self.slices, pairwise([0, *cuts]), strict=True):
+            yield self.base[first:last] - at.start
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -134,24 +153,23 @@ class RelaxedGraft(FlatModel):
         With a penalty λ, less λ · (1 − 2γ_base) ⊙ σ'(S − c) too: the l1 norm of γ. Clears the gradient
         and writes the new θ(S).
         """
-        for name, view in self.layout.views(self.gradient).items():
-            gradient = self.parameters[name].grad
-            if gradient is None or gradient.data_ptr() != view.data_ptr():
-                raise RuntimeError(f"the gradient of {name} is not the engine's: link() it again")
-        for at, pretrained, delta in self.chunks():  # all in one pass: memory is what it costs
-            scores, base, gradient = self.scores[at], self.base[at], self.gradient[at]
-            change = region.slope(scores, base, self.bias)
+        gradients, spare = self.chunked(self.take_gradients()), self.scores.new_empty(self.size)
+        # all in one pass: memory is what it costs
+        for (at, pretrained, delta), gradient, base in zip(
+            self.chunks(), gradients, self.bases(), strict=True
+        ):
+            scores, out = self.scores[at], spare[: at.stop - at.start]
+            change = region.slope(scores, base, self.bias, out)
             if self.penalty:
                 scores.sub_(change, alpha=self.penalty)
-            scores.sub_(change.mul_(gradient).mul_(delta), alpha=lr)
-            gradient.zero_()
-            share = region.relax(scores, base, self.bias).to(delta.dtype)
+            scores.sub_(change.mul_(joined(gradient)).mul_(delta), alpha=lr)
+            share = region.relax(scores, base, self.bias, out).to(delta.dtype)
             torch.addcmul(pretrained, share, delta, out=self.theta[at])
 
     def to(self, device: torch.device) -> None:
         """Move flat vectors, θ_pre and θ_ft to the device that the model has been moved to, and link."""
         if self.theta.device != device:
-            for name in ("theta", "gradient", "base", "scores"):
+            for name in ("theta", "base", "scores"):
                 setattr(self, name, getattr(self, name).to(device))
             self.before = {n: (p.to(device), g, flag) for n, (p, g, flag) in self.before.items()}
             self.finetuned = {n: tensor.to(device) for n, tensor in self.finetuned.items()}
@@ -160,7 +178,13 @@ class RelaxedGraft(FlatModel):
 
     def region(self) -> Tensor:
         """Return the sorted flat indices of round(γ(S))."""
-        return region.rounded(self.scores, self.base, self.bias).nonzero().view(-1)
+        found = []
+        for at, base in zip(self.slices, self.bases(), strict=True):
+            scores, chosen = self.scores[at], base
+            if not scores.max() < self.bias:  # else nothing is flipped, as nearly everywhere
+                chosen = region.where(region.rounded(scores, base, self.bias))
+            found.append(chosen + at.start)
+        return torch.cat(found)
 
     @contextmanager
     def rounded(self, chosen: Tensor) -> Iterator[None]:
@@ -184,27 +208,37 @@ class RelaxedGraft(FlatModel):
                 parameter.data = views[name]
 
 
+def chunk_size(like: Tensor) -> int:
+    """Return how many entries of a flat vector to work on at once."""
+    if like.device.type != "cpu":
+        return 1 << 24  # a GPU wants few kernels
+    return region.CHUNK * torch.get_num_threads()
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Return the views of a chunk as one tensor: the view itself where there is but one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def groups(tensors: Iterable[Tensor], size: int) -> list[list[Tensor]]:
-    """Return tensors as flat views, cut and grouped into `size` entries each but the last."""
+    """Return tensors as flat views in order, cut to at most `size` entries, the small ones together.
+
+    To copy a few views into one chunk is cheaper than many operations on small tensors, and dearer
+    than a few.
+    """
     out: list[list[Tensor]] = []
-    room = 0
+    held = small = size // 8
     for tensor in tensors:
-        rest = tensor.detach().reshape(-1)
-        while rest.numel():
-            if room == 0:
+        for part in tensor.detach().reshape(-1).split(size):
+            if held + part.numel() > small:
                 out.append([])
-                room = size
-            out[-1].append(rest[:room])
-            room, rest = room - out[-1][-1].numel(), rest[room:]
+                held = 0
+            out[-1].append(part)
+            held += part.numel()
     return out
 
 
 @torch.no_grad()
-def difference(finetuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> Tensor:
-    """Return Δ = θ_ft − θ_pre as a flat (n,) vector, in the tensors' dtype, on θ_pre's device."""
-    return torch.cat([(finetuned[n].to(p) - p).reshape(-1) for n, p in pretrained.items()])
-
-
 def base_region(
     finetuned: Mapping[str, Tensor],
     pretrained: Mapping[str, Tensor],
@@ -212,14 +246,22 @@ def base_region(
     barred: Tensor | None = None,
 ) -> Tensor:
     """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
-    return region.top(difference(finetuned, pretrained).abs_(), count, barred)
+    size = chunk_size(next(iter(pretrained.values())))
+    after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
+    pairs = [groups(tensors, size) for tensors in (after.values(), pretrained.values())]
+    total = sum(p.numel() for p in pretrained.values())
+    every = region.stride(total)
 
+    def parts() -> Iterator[Tensor]:
+        return ((joined(a) - joined(b)).abs_() for a, b in zip(*pairs, strict=True))
 
-def as_mask(indices: Tensor, total: int) -> Tensor:
-    """Return a flat bool vector that is True at `indices`."""
-    mask = torch.zeros(total, dtype=torch.bool, device=indices.device)
-    mask[indices] = True
-    return mask
+    sample = torch.cat(
+        [
+            (after[n].reshape(-1)[::every] - p.reshape(-1)[::every]).abs_()
+            for n, p in pretrained.items()
+        ]
+    )
+    return region.largest(parts, count, barred, region.bound(sample, count, total))
 
 
 def initial_scores(total: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -289,19 +331,19 @@ def localize(
     device = next(iter(parameters.values())).device
     data = {name: p.data for name, p in parameters.items()}
     if base is None:
-        count = region.region_size(sparsity, layout.total)
-        base_mask = as_mask(base_region(targets, data, count), layout.total)
+        inside = base_region(targets, data, region.region_size(sparsity, layout.total))
     else:
         given = by_name(base, layout, "base").to(device)
-        base_mask = given == 1
-        if not (base_mask | (given == 0)).all():
+        inside = given.nonzero().view(-1)
+        if not (given[inside] == 1).all():
             raise ValueError("base: expected 0 and 1")
+        del given
     if scores is None:
         initial = initial_scores(layout.total, seed, dtype).to(device)
     else:
         initial = by_name(scores, layout, "scores", dtype).to(device)
     with untouched(pretrained):
-        relaxed = RelaxedGraft(parameters, targets, base_mask, initial, sigmoid_bias)
+        relaxed = RelaxedGraft(parameters, targets, inside, initial, sigmoid_bias)
         try:
             best = search(relaxed, pretrained, batches, loss, steps, lr, score)
         finally:
@@ -328,7 +370,8 @@ def search(
 ) -> Best:
     """Train the scores and return the best region; without `score` the last."""
     best = Best()
-    consider(best, 0, relaxed, model, score)
+    if score is not None or steps == 0:
+        consider(best, 0, relaxed, model, score)
     for step in range(1, steps + 1):
         count = 0
         with torch.enable_grad():
@@ -341,7 +384,8 @@ def search(
         if count == 0:
             raise ValueError(f"batches: nothing in it at step {step}")
         relaxed.step(lr / count)
-        consider(best, step, relaxed, model, score)
+        if score is not None or step == steps:  # without a score only the last is asked for
+            consider(best, step, relaxed, model, score)
     return best
 
 

@@ -301,3 +301,19 @@ def longest_input(model: Classifier) -> int:
         else 0
     )
     return limit - offset
+
+
+def compiled(classifier: Classifier, batch: Batch) -> None:
+    """Compile the base model in place, for batches of any size, and run it once.
+
+    Raises InputError where torch cannot compile here.
+    """
+    # dropout as without: the compiler's own would draw other entries
+    classifier.model.base_model.compile(dynamic=True, options={"fallback_random": True})
+    device = next(classifier.parameters()).device
+    try:
+        with torch.no_grad():
+            classifier({name: tensor.to(device) for name, tensor in batch.items()})
+    except Exception as error:  # of dynamo, of its backend, or of a compiler: no common class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"trainer.compile=true: torch cannot compile here ({reason})") from error

@@ -253,6 +253,11 @@ class Making:
             self.trains[name] = encoder(part.train)
         self.own = self.panels[cfg.task.name]
         self.classifier.to("cuda" if gpu else "cpu")
+        if cfg.trainer.compile:
+            batch = prompt.collate(self.trains[cfg.task.name][:2], self.pad)
+            if (words := self.panels[cfg.task.name].words) is not None:
+                batch["words"] = words
+            model.compiled(self.classifier, batch)
         self.start()
         self.check_region()
 
@@ -538,12 +543,12 @@ class Making:
         log.info("mask training: %d steps", options.steps)
         device = next(iter(self.pretrained.values())).device
         total = self.graftable
-        start = mask.base_region(finetuned, self.pretrained, asked, self.taken)
-        base = mask.as_mask(start, total)
+        base = mask.base_region(finetuned, self.pretrained, asked, self.taken)
         if options.selector is Selector.stitch_l1:  # γ = σ(M): no region to flip, ±start instead
             assert options.start is not None
-            scores = torch.where(base, options.start, -options.start).to(device)
-            base, bias = torch.zeros_like(base), 0.0
+            scores = torch.full((total,), -options.start, device=device)
+            scores[base] = options.start
+            base, bias = base[:0], 0.0
         else:
             scores = mask.initial_scores(total, cfg.seed).to(device)
             assert options.sigmoid_bias is not None

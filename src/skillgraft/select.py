@@ -49,12 +49,13 @@ def mean_gradient(flat: FlatModel, losses: Pass, *, squared: bool = False) -> Te
 
     Raises InputError where the loss or the gradient is not finite: no order would mean anything.
     """
-    total, count = torch.zeros_like(flat.gradient), 0
+    total, count = torch.zeros_like(flat.theta), 0
+    views = flat.layout.views(total)
     with torch.enable_grad():
         for loss in losses():
             loss.backward()
-            total.add_(flat.gradient if not squared else flat.gradient.square())
-            flat.gradient.zero_()
+            for name, gradient in flat.take_gradients().items():
+                views[name].add_(gradient if not squared else gradient.square())
             count += 1
     if not bool(total.isfinite().all()):
         raise InputError(
@@ -72,7 +73,7 @@ def gradient_at(flat: FlatModel, losses: Pass, share: float, *, squared: bool = 
 
 def path_gradient(flat: FlatModel, losses: Pass, points: int, *, squared: bool = False) -> Tensor:
     """Return the mean of g, or of g², over the middles of `points` equal parts of θ_pre → θ_ft; (n,)."""
-    total = torch.zeros_like(flat.gradient)
+    total = torch.zeros_like(flat.theta)
     for point in range(points):  # a sum as it goes: one vector, not one a point
         total.add_(gradient_at(flat, losses, (point + 0.5) / points, squared=squared))
     return total.div_(points)

@@ -24,9 +24,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -133,9 +135,7 @@ def opened(
     total = region.Layout.of(before).total
     chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
     scores = mask.initial_scores(total, 0)
-    return mask.RelaxedGraft(
-        classifier.graftable, finetuned, mask.as_mask(chosen, total), scores, BIAS
-    )
+    return mask.RelaxedGraft(classifier.graftable, finetuned, chosen, scores, BIAS)
 
 
 class Rebuild:
@@ -282,8 +282,8 @@ def compare(what: str, taken: dict[str, list[Clock]], over: str, **facts: object
 
 
 def mask_step(size: str, rounds: int) -> None:
-    """A step over 1 and 8 accumulated batches."""
-    for count in (1, 8):
+    """A step over 1, 4 and 8 accumulated batches."""
+    for count in (1, 4, 8):
         data = batches(count)
         steps = {name: variant(name, size, data) for name in (*PLAIN, *MASKED)}
         compare(f"mask step of {count}", turns(steps, rounds), "floor", size=size)
@@ -318,33 +318,59 @@ def peak(size: str, name: str, what: str, **shape: int) -> float:
 def measure_peak(name: str, size: str, file: Path, **shape: int | None) -> None:
     """In its own process: print the peak RSS in MiB."""
     classifier, data = build(size, **shape), batches(1)
-    plain = name in PLAIN
-    step = (
-        PLAIN[name](classifier, data) if plain else MASKED[name](classifier, data, load_file(file))
-    )
-    for _ in range(3):
-        step()
+    if name == "localize":
+        whole(classifier, data, file)
+    else:
+        plain = name in PLAIN
+        step = (
+            PLAIN[name](classifier, data)
+            if plain
+            else MASKED[name](classifier, data, load_file(file))
+        )
+        for _ in range(3):
+            step()
     scale = 2**20 if sys.platform == "darwin" else 2**10
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+
+
+def whole(classifier: Classifier, data: list[Batch], file: Path) -> None:
+    """Three steps of `localize`, whose caller holds both models."""
+    finetuned = copy.deepcopy(classifier)
+    finetuned.restore(load_file(file))
+    mask.localize(
+        classifier,
+        finetuned,
+        data,
+        lambda model, batch: nn.functional.cross_entropy(model(batch), batch["labels"]),
+        sparsity=SPARSITY,
+        steps=3,
+        graftable=lambda name, _: "encoder.layer." in name,
+    )
 
 
 def memory(size: str, rounds: int) -> None:
     """Peak RSS of each way, a process each, and what of it is not the program itself."""
     empty = peak("tiny", "blocks", "memory, of the program with a tiny model")
     base = peak(size, "floor", "memory")
-    for name in ("blocks", *MASKED):
+    for name in ("blocks", *MASKED, "localize"):
         mib = peak(size, name, "memory")
         n = sum(p.numel() for p in build(size).graftable.values())
         copies = (mib - empty) * 2**20 / 4 / n
         say(f"memory: {name} ÷ floor", size=size, ratio=mib / base, copies=copies)
 
 
+@dataclass
 class Stamped:
     """Batches that note when each is asked for: a step is the time between two."""
 
-    def __init__(self, data: list[Batch]) -> None:
-        self.data = data
-        self.stamps: list[tuple[float, float]] = []
+    data: list[Batch]
+    per_step: int = 1
+    stamps: list[tuple[float, float]] = field(default_factory=list)
+    rank: int = 0
+
+    @property
+    def per_rank(self) -> int:
+        return self.per_step
 
     def __len__(self) -> int:
         return len(self.data)
@@ -354,9 +380,9 @@ class Stamped:
             self.stamps.append((time.perf_counter(), time.process_time()))
             yield batch
 
-    def taken(self, group: int = 1) -> Clock:
-        """Return the median step of `group` batches, without the first two."""
-        stamps = self.stamps[2::group]
+    def taken(self) -> Clock:
+        """Return the median step, without the first."""
+        stamps = self.stamps[self.per_step :: self.per_step]
         pairs = list(zip(stamps[1:], stamps, strict=False))
         return Clock(
             statistics.median(b[0] - a[0] for b, a in pairs),
@@ -377,8 +403,9 @@ def tuning(size: str, rounds: int) -> None:
         for _ in range(rounds):
             stamped = Stamped(data)
             module = FineTuning(build(size), cfg, [course], 0, Path(folder), lambda _: None)
+            module.batches = stamped
             trainer = make_trainer(cfg, count, Path(folder), gradient_clip_val=1.0)
-            fit(trainer, module, stamped)
+            fit(trainer, module)
             taken["lightning"].append(stamped.taken())
             stamped = Stamped(data)
             plain(build(size), cfg, stamped)
@@ -408,11 +435,13 @@ def learning(size: str, rounds: int) -> None:
         for _ in range(rounds):
             classifier = build(size)
             relaxed = opened(classifier, moved(dict(classifier.graftable)))
-            module = MaskTraining(classifier, relaxed, cfg, {}, 0, Path(folder), lambda _: None)
-            stamped = Stamped(data)
+            stamped = Stamped(data, per_step=count)
+            module = MaskTraining(
+                classifier, relaxed, cfg, stamped, {}, Path(folder), lambda _: None
+            )
             trainer = make_trainer(cfg, len(data), Path(folder), accumulate_grad_batches=count)
-            fit(trainer, module, stamped)
-            taken["lightning"].append(stamped.taken(count))
+            fit(trainer, module)
+            taken["lightning"].append(stamped.taken())
             for name in ("engine", "blocks"):
                 times = turns({name: variant(name, size, data[:count])}, 5)[name]
                 wall, cpu = (
@@ -423,7 +452,7 @@ def learning(size: str, rounds: int) -> None:
 
 
 def setup(size: str, rounds: int) -> None:
-    """Base region and open engine, over reading the two checkpoints."""
+    """Base region alone, and with an engine opened on it, over reading the two checkpoints."""
     with tempfile.TemporaryDirectory() as folder:
         before, after = (Path(folder) / f"{name}.safetensors" for name in ("before", "after"))
         classifier = build(size)
@@ -434,14 +463,19 @@ def setup(size: str, rounds: int) -> None:
         def read() -> list[dict[str, Tensor]]:
             return [{n: t.clone() for n, t in load_file(f).items()} for f in (before, after)]
 
+        finetuned = load_file(after)
+        total = region.Layout.of(tensors).total
+
+        def base(sparsity: float) -> Step:
+            return lambda: mask.base_region(finetuned, tensors, round(sparsity * total))
+
         def start(sparsity: float) -> Step:
-            def step() -> None:
-                opened(classifier, read()[1], sparsity).close()
+            return lambda: opened(classifier, read()[1], sparsity).close()
 
-            return step
-
+        shares = (1e-5, 1e-3, 1e-2, 1e-1)
         steps: dict[str, Step] = {"read": read}
-        steps |= {f"s = {s:g}": start(s) for s in (1e-5, 1e-3, 1e-1)}
+        steps |= {f"base region, s = {s:g}": base(s) for s in shares}
+        steps |= {f"read and open, s = {s:g}": start(s) for s in shares}
         compare("set-up", turns(steps, rounds), "read", size=size)
 
 
@@ -491,30 +525,71 @@ def grafts(size: str, rounds: int) -> None:
         relaxed.close()
 
 
+class Inside:
+    """The CPU time that is spent inside some functions, whichever of them calls which."""
+
+    def __init__(self) -> None:
+        self.seconds, self.depth = 0.0, 0
+
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            self.depth += 1
+            start = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.depth -= 1
+                if self.depth == 0:
+                    self.seconds += time.process_time() - start
+
+        return timed
+
+
 def tokens(size: str, rounds: int) -> None:
-    """The tokens that a default run reads, a second of it; real tokens, without padding."""
-    forward, seen = Classifier.forward, {"training": 0, "other": 0}
+    """A whole default run: what it reads a second, real tokens without padding, and where its time goes."""
+    seen, inside, scoring = {"training": 0, "other": 0}, Inside(), Inside()
+    forward = inside.of(Classifier.forward)
 
     def counted(self: Classifier, batch: Batch) -> Tensor:
         kind = "training" if torch.is_grad_enabled() else "other"
         seen[kind] += int(batch["attention_mask"].sum())
         return forward(self, batch)
 
-    Classifier.forward = counted  # type: ignore[method-assign]
     threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder, clock() as taken:
-        run = make(Path(folder), f"threads={threads}", "logger=none")
-        seconds = json.loads((run / "provenance.json").read_text())
-    Classifier.forward = forward  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patched:
+        for owner, name, new in (
+            (Classifier, "forward", counted),
+            (Tensor, "backward", inside.of(Tensor.backward)),
+            (mask.RelaxedGraft, "step", inside.of(mask.RelaxedGraft.step)),
+            (torch.optim.SGD, "step", inside.of(torch.optim.SGD.step)),
+            (MaskTraining, "score", scoring.of(MaskTraining.score)),
+        ):
+            patched.enter_context(patch.object(owner, name, new))
+        with clock() as taken:
+            run = make(Path(folder), f"threads={threads}")
+        facts = json.loads((run / "provenance.json").read_text())
     say(
         "default run",
         tokens_trained=seen["training"],
         tokens_evaluated=seen["other"],
         tokens_a_cpu_second=sum(seen.values()) / taken.cpu,
-        cpu_seconds=taken.cpu,
         wall_seconds=taken.wall,
-        stages=seconds.get("seconds", seconds.get("timings")),
+        cpu_seconds=taken.cpu,
+        inside_share=inside.seconds / taken.cpu,
+        scoring_share=scoring.seconds / taken.cpu,
+        stages=facts["seconds"],
     )
+
+
+def command(size: str, rounds: int) -> None:
+    """The default command, in processes of its own: made, then found."""
+    program = str(Path(sys.executable).parent / "skillgraft")
+    line = [program, f"threads={torch.get_num_threads()}"]
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("made", *["found"] * rounds):
+            start = time.perf_counter()
+            subprocess.run([*line, f"store={folder}"], check=True, capture_output=True)
+            say(f"default command: {what}", wall_seconds=time.perf_counter() - start)
 
 
 ALL = {
@@ -525,6 +600,7 @@ ALL = {
     "setup": setup,
     "grafts": grafts,
     "tokens": tokens,
+    "command": command,
     "growth": growth,
 }
 
