@@ -474,6 +474,7 @@ CHANGED = {
     "compare.inside": "[7]",
     "trainer.accelerator": "gpu",
     "trainer.devices": "2",
+    "trainer.strategy": "fsdp",
     "trainer.precision": "bf16-mixed",
     "trainer.evaluation_batch_size": "7",
     "sparsity": "0.5",

@@ -102,6 +102,13 @@ class Schedule(StrEnum):
     constant = "constant"
 
 
+class Strategy(StrEnum):
+    """How fine-tuning uses several devices: a whole model on each, or a shard of it."""
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 class Selector(StrEnum):
     """How a region is chosen (method: section 3)."""
 
@@ -303,6 +310,7 @@ class TrainerConfig:
 
     accelerator: str = MISSING
     devices: int = field(default=1, metadata={"low": 1, "high": None})
+    strategy: Strategy = Strategy.ddp
     precision: str = MISSING
     evaluation_batch_size: int = between(1)
     progress: bool | None = silent()

@@ -21,7 +21,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from skillgraft import config, data, known, launch, provenance, state, stop, store
-from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
+from skillgraft.config import (
+    UNSIZED,
+    Kind,
+    Rule,
+    RunConfig,
+    Selector,
+    Strategy,
+    Take,
+    TaskConfig,
+    Train,
+)
 from skillgraft.errors import InputError
 from skillgraft.index import flatten, metric_of
 from skillgraft.seeds import derive
@@ -235,8 +245,11 @@ class Making:
             self.panels[name] = Panel(task, splits, words)
             self.trains[name] = encoder(part.train)
         self.own = self.panels[cfg.task.name]
-        self.classifier.to("cuda" if gpu else "cpu")
+        self.device = torch.device("cuda" if gpu else "cpu")
+        if cfg.trainer.strategy is not Strategy.fsdp:  # else θ_pre stays on the CPU
+            self.classifier.to(self.device)
         self.start()
+        self.classifier.to(self.device)
         self.check_region()
 
     def start(self) -> None:
@@ -519,16 +532,15 @@ class Making:
 
         cfg, options = self.cfg, self.cfg.graft
         log.info("mask training: %d steps", options.steps)
-        device = next(iter(self.pretrained.values())).device
         total = self.graftable
         start = mask.base_region(finetuned, self.pretrained, asked, self.taken)
-        base = mask.as_mask(start, total)
+        base = mask.as_mask(start, total).to(self.device)
         if options.selector is Selector.stitch_l1:  # γ = σ(M): no region to flip, ±start instead
             assert options.start is not None
-            scores = torch.where(base, options.start, -options.start).to(device)
+            scores = torch.where(base, options.start, -options.start).to(self.device)
             base, bias = torch.zeros_like(base), 0.0
         else:
-            scores = mask.initial_scores(total, cfg.seed).to(device)
+            scores = mask.initial_scores(total, cfg.seed).to(self.device)
             assert options.sigmoid_bias is not None
             bias = options.sigmoid_bias
         penalty = options.penalty if options.selector is Selector.stitch_l1 else None
@@ -611,7 +623,7 @@ class Making:
         for alpha in self.cfg.compare.wise:
             for name, parameter in parameters.items():
                 # lerp gives both ends to the bit
-                before, after = self.pretrained[name], self.after[name].to(parameter)
+                before, after = self.pretrained[name].to(parameter), self.after[name].to(parameter)
                 parameter.data.copy_(torch.lerp(before, after, alpha))
             self.note(predictions, f"wise_{alpha:g}")
         inside = {
@@ -624,7 +636,7 @@ class Making:
         }
         for steps in self.cfg.compare.lottery:
             for name, parameter in parameters.items():
-                parameter.data.copy_(self.pretrained[name] * only[name])
+                parameter.data.copy_(self.pretrained[name].to(parameter) * only[name])
             self.train_inside(only, steps, f"lottery_{steps}", predictions)
         for steps in self.cfg.compare.inside:
             self.reset()
