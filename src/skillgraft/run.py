@@ -35,7 +35,7 @@ from skillgraft.config import (
 from skillgraft.errors import InputError
 from skillgraft.index import flatten, metric_of
 from skillgraft.seeds import derive
-from skillgraft.store import Identity, Store
+from skillgraft.store import MADE, SHARED, Identity, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,8 +105,11 @@ def find_or_make(
         if store.is_whole(place.run(identity.id)) and not cfg.force:
             return found(place.run(identity.id))
         making, unfinished = Making(cfg, rows, identity, place, size), place.unfinished(identity.id)
-        with state.recorded(unfinished, **making.facts(), job=str(job) if job else None):
-            making.make(job)
+        try:
+            with state.recorded(unfinished, **making.facts(), job=str(job) if job else None):
+                making.make(job)
+        finally:
+            tell(finetuned=making.weights)
         unfinished.unlink()  # what is whole says so itself
     show(place.run(identity.id))
     return place.run(identity.id)
@@ -178,6 +181,7 @@ class Making:
         self.cfg, self.rows, self.identity, self.place, self.size = cfg, rows, identity, place, size
         self.folder = place.partial(identity.id)
         self.seconds: dict[str, float] = {}
+        self.weights: str | None = None  # whether the fine-tuned ones were made or are shared
         provenance.code()  # what is imported, not what the checkout holds when the run ends
 
     @contextmanager
@@ -325,12 +329,14 @@ class Making:
         with self.place.lock(f"finetuned-{name}"):
             if store.is_whole(whole):
                 log.info("fine-tuned weights: taken from the store (%s)", name)
+                self.weights = SHARED
                 for row in store.read_json(whole / "history.json"):
                     tracker.log(row)
             else:
                 log.info("fine-tuning: %d steps", self.cfg.finetune.steps)
                 with self.timed("finetune"):
                     self.make_finetuned(whole, tracker)
+                self.weights = MADE
         return whole
 
     def make_finetuned(self, whole: Path, tracker: Tracker) -> None:
