@@ -476,6 +476,7 @@ CHANGED = {
     "compare.inside": "[7]",
     "trainer.accelerator": "gpu",
     "trainer.devices": "2",
+    "trainer.strategy": "fsdp",
     "trainer.precision": "bf16-mixed",
     "trainer.evaluation_batch_size": "7",
     "trainer.compile": "true",

@@ -9,7 +9,7 @@ import pytest
 from runs import TINY, make, results
 from typer.testing import CliRunner
 
-from skillgraft import gc, store
+from skillgraft import gc, lease, store
 from skillgraft.grafts import app
 from skillgraft.store import Store
 
@@ -63,6 +63,23 @@ def test_gc_leaves_what_is_being_made(tmp_path: Path) -> None:
         stale = gc.Item("partial run", place.partial("mine"), 0, "mine")
         assert not gc.free(place, stale), "its lock was taken after it had been listed"
     assert [item.folder.name for item in gc.freeable(place)] == ["0", "killed", "mine"]
+
+
+def test_gc_frees_the_locks_of_processes_that_are_gone(tmp_path: Path) -> None:
+    """Also an empty one, of a process killed while it let go; not one that is held."""
+    place, gone = Store(tmp_path), lease.own_record() | {"started": 0.0}
+    for name, record in (("killed", gone), ("empty", None)):
+        place.lease(name).mkdir(parents=True)
+        if record:
+            store.write_json(place.lease(name) / "token", record)
+    with place.lock("mine"):
+        items = gc.freeable(place)
+        assert [(item.kind, item.folder.stem) for item in items] == [
+            ("lock", "empty"), ("lock", "killed"),
+        ]  # fmt: skip
+        assert all(gc.free(place, item) for item in items)
+        assert [path.name for path in (tmp_path / ".locks").iterdir()] == ["mine.lock"]
+        assert lease.holder(place.lease("mine"))
 
 
 def test_gc_leaves_a_run_that_a_kill_set_aside(tmp_path: Path) -> None:

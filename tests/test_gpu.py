@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, make, results
+from runs import SMALL, composed, make, results
 from torch import nn
 
-from skillgraft import store
+from skillgraft import config, store
 from skillgraft.graft import Graft
 from skillgraft.mask import localize
 
@@ -96,3 +96,41 @@ def test_localize_finds_on_a_gpu_what_it_finds_on_a_cpu() -> None:
     on_cpu = found("cpu")
     on_gpu = found("cuda")
     assert len(set(on_cpu.tolist()) ^ set(on_gpu.tolist())) <= 2  # a score that is all but c
+
+
+def sharded(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
+    """Fine-tune the embedded model without dropout, and return what was trained."""
+    from test_training import course, examples
+
+    from skillgraft import checkpoint, model
+    from skillgraft.finetune import discard, finetune
+
+    cfg = composed("trainer=gpu", "finetune.steps=4", "finetune.evaluate_every=4")
+    cfg.trainer.devices, cfg.trainer.strategy = devices, config.Strategy(strategy)
+    cfg.trainer.progress = False
+    base = checkpoint.locate(cfg.model)
+    classifier = model.load_model(cfg, base, model.load_tokenizer(base)).to("cuda")
+    for module in classifier.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    folder.mkdir()
+    data = examples(12)
+    finetune(classifier, cfg, [course(data[:8], data[8:])], 0, folder, discard)
+    return {name: tensor.cpu() for name, tensor in classifier.trained().items()}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_sharded_fine_tuning_is_that_of_one_device(tmp_path: Path, devices: int) -> None:
+    """Over NCCL; on one GPU a single rank has every shard."""
+    if torch.cuda.device_count() < devices:
+        pytest.skip(f"torch sees fewer than {devices} GPUs")
+    one, more = sharded(tmp_path / "one", 1, "ddp"), sharded(tmp_path / "more", devices, "fsdp")
+    for name, tensor in one.items():
+        torch.testing.assert_close(more[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_whose_fine_tuning_was_sharded(tmp_path: Path) -> None:
+    """θ_pre waits on the CPU meanwhile; mask training and every comparison model find it there."""
+    both = ("compare.wise=[0.5]", "compare.lottery=[3]", "compare.inside=[3]")
+    folder = make(tmp_path, *GPU, "trainer=fsdp", "trainer.devices=1", *both)
+    assert store.is_whole(folder)

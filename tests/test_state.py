@@ -136,6 +136,7 @@ def test_a_job_that_fails_leaves_the_others_running(
     folder, done = broken
     assert done.returncode == 1
     assert "2 of 3 jobs are whole" in done.stdout
+    assert "fine-tunings: 3 made, 0 taken from the store" in done.stdout
     assert "failed: seed=21" in done.stderr
     assert "ZeroDivisionError: of a test" in done.stderr
     assert "the same command makes just these again: skillgraft -m seed=13,21,42" in done.stderr
@@ -159,6 +160,7 @@ def test_the_rest_of_a_sweep_is_made_by_the_same_command(
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already whole") == 2
     assert "3 of 3 jobs are whole" in again.stdout
+    assert "fine-tunings: 0 made, 1 taken from the store" in again.stdout
 
 
 def test_a_sweep_has_a_summary_on_wandb(broken: tuple[Path, subprocess.CompletedProcess]) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skillgraft.config import Metric, Optimizer, Schedule, Selector, Train
+from skillgraft.config import Metric, Optimizer, Schedule, Selector, Strategy, Train
 from skillgraft.errors import InputError
 from skillgraft.finetune import (
     Batches,
@@ -286,6 +286,7 @@ def config(**finetune: Any) -> SimpleNamespace:
     trainer = {
         "accelerator": "cpu",
         "devices": 1,
+        "strategy": Strategy.ddp,
         "precision": "32-true",
         "progress": False,
         "evaluation_batch_size": 8,

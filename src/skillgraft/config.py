@@ -102,6 +102,13 @@ class Schedule(StrEnum):
     constant = "constant"
 
 
+class Strategy(StrEnum):
+    """How fine-tuning uses several devices: a whole model on each, or a shard of it."""
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 class Selector(StrEnum):
     """How a region is chosen (method: section 3)."""
 
@@ -304,6 +311,7 @@ class TrainerConfig:
 
     accelerator: str = MISSING
     devices: int = field(default=1, metadata={"low": 1, "high": None})
+    strategy: Strategy = Strategy.ddp
     precision: str = MISSING
     evaluation_batch_size: int = between(1)
     compile: bool = False
@@ -459,8 +467,8 @@ def check(cfg: RunConfig) -> None:
         raise InputError(
             f"trainer.precision={cfg.trainer.precision}: expected one of {', '.join(PRECISIONS)}"
         )
-    if cfg.trainer.compile and cfg.trainer.devices > 1:
-        raise InputError("trainer.compile=true: not with trainer.devices above 1")
+    if cfg.trainer.compile and (cfg.trainer.devices > 1 or cfg.trainer.strategy is Strategy.fsdp):
+        raise InputError("trainer.compile=true: on one device only, and not with trainer=fsdp")
     check_finetune(cfg)
     check_graft(cfg.graft)
     check_sequence(cfg)

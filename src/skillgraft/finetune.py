@@ -24,7 +24,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skillgraft import bars, ranks, stop
-from skillgraft.config import FinetuneConfig, Metric, Optimizer, RunConfig, Schedule, Train
+from skillgraft.config import (
+    FinetuneConfig,
+    Metric,
+    Optimizer,
+    RunConfig,
+    Schedule,
+    Strategy,
+    Train,
+)
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.model import Classifier
@@ -137,9 +145,19 @@ class Resumable(pl.LightningModule):
     losses: list[Tensor]  # of the batches since the last row of the history
 
     @property
+    def launched(self) -> bool:
+        """Whether the training is done by ranks, processes that are started for it."""
+        return self.trainer.strategy.launcher is not None
+
+    @property
     def sent(self) -> Path:
         """The file through which ranks receive the module."""
         return self.folder / ranks.FOLDER / "module.pt"
+
+    @property
+    def end(self) -> Path:
+        """The file whose being there tells ranks to stop."""
+        return self.sent.with_name("end")
 
     def __reduce__(self) -> Any:
         """Be a file to another process: by multiprocessing's own way ranks would share memory."""
@@ -171,11 +189,24 @@ class Resumable(pl.LightningModule):
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
-        """End at once where a signal came before Lightning could notice it; a rank, with its run."""
-        if self.trainer.world_size > 1:
-            ranks.end_with_parent()
+        """End at once where a signal came before Lightning could notice it."""
         if stop.asked:
             raise SIGTERMException
+
+    def on_train_start(self) -> None:
+        """Undo in a rank what Lightning does about signals: the run itself has them."""
+        if self.launched:
+            ranks.ignore_signals()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """End the training, with a checkpoint, where ranks were told to: all before the same batch."""
+        if not self.launched:
+            return None
+        told = self.end.exists() if self.global_rank == 0 else False
+        if not self.trainer.strategy.reduce_boolean_decision(told, all=False):
+            return None
+        self.save()
+        return -1  # to Lightning: no further batch
 
 
 class FineTuning(Resumable):
@@ -214,8 +245,25 @@ class FineTuning(Resumable):
             kind, _, name = key.partition("/")
             parameter = self.named[name]
             # AdamW counts its steps on the CPU, wherever the parameter is
-            optimizer.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter)
+            optimizer.state[parameter][kind] = (
+                tensor if kind == "step" else ranks.sharded_as(tensor, parameter)
+            )
         return optimizer
+
+    def configure_model(self) -> None:
+        """Shard what a rank has received, where the strategy is to shard."""
+        if not isinstance(self.trainer.strategy, ranks.Sharded):
+            return
+        assert self.device_mesh is not None
+        ranks.shard(self.classifier, self.device_mesh["data_parallel"])
+        found, graftable = dict(self.classifier.named_parameters()), self.classifier.graftable
+        self.named = {name: found[name] for name in self.named}
+
+        def shards(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {n: ranks.local(ranks.sharded_as(t, graftable[n])) for n, t in tensors.items()}
+
+        self.start = shards(self.start)
+        self.only = None if self.only is None else shards(self.only)
 
     def train_dataloader(self) -> Batches:
         """Return the batches that are left, or this rank's share of them."""
@@ -226,26 +274,30 @@ class FineTuning(Resumable):
 
         A rank has received all tensors on the CPU, and Lightning has moved the parameters.
         """
+        super().on_train_start()
         self.classifier.train()
         self.losses = [loss.to(self.device) for loss in self.losses]
         self.start = {name: tensor.to(self.device) for name, tensor in self.start.items()}
         if self.only is not None:
             self.only = {name: mask.to(self.device) for name, mask in self.only.items()}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
         """Seed dropout, from step and rank alone, and set the learning rate from the step alone."""
+        if (end := super().on_train_batch_start(batch, batch_idx)) is not None:
+            return end
         step, rank = self.progress.step, self.global_rank
         torch.manual_seed(derive(self.cfg.seed, "dropout", step, *([rank] if rank else [])))
         share = factor(self.cfg.finetune.schedule, step, self.cfg.finetune.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
+        return None
 
     def on_after_backward(self) -> None:
         """Clear the gradient of entries that are held fast: the clipped norm is not theirs."""
         for name, mask in (self.only or {}).items():
             gradient = self.classifier.graftable[name].grad
             if gradient is not None:
-                gradient.masked_fill_(~mask, 0)
+                ranks.local(gradient).masked_fill_(~mask, 0)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log, and at each evaluation keep the best model and what a resumed run needs."""
@@ -275,8 +327,9 @@ class FineTuning(Resumable):
         share = factor(options.schedule, self.progress.step, options.steps)
         threshold = options.lr * share * options.l1
         for name, start in self.start.items():
-            parameter = self.classifier.graftable[name]
-            if threshold and parameter.requires_grad:
+            trained = self.classifier.graftable[name].requires_grad
+            parameter = ranks.local(self.classifier.graftable[name])
+            if threshold and trained:
                 moved = nn.functional.softshrink(parameter - start, threshold)
                 # entries that have not moved keep their own bits
                 parameter.copy_(torch.where(moved == 0, start, start + moved))
@@ -308,8 +361,9 @@ class FineTuning(Resumable):
         score = sum(scores) / len(scores)
         if score > self.progress.best_score:
             self.progress.best_step, self.progress.best_score = step, score
+            best = ranks.gathered(self.named, keep=self.global_rank == 0)
             if self.global_rank == 0:
-                write_tensors(self.folder / "best.safetensors", dict(self.named), {})
+                write_tensors(self.folder / "best.safetensors", best, {})
 
     def record(self, row: dict[str, Any]) -> None:
         """Keep a row of the history and pass it on."""
@@ -318,13 +372,14 @@ class FineTuning(Resumable):
 
     def save(self) -> None:
         """Write weights, optimiser state and progress: what a resumed run needs, whole or not at all."""
-        if self.global_rank:
-            return
         state: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.named.items()}
         for name, parameter in self.named.items():
             for kind, tensor in self.optimizer.state[parameter].items():
                 if isinstance(tensor, Tensor):
                     state[f"optimizer/{kind}/{name}"] = tensor
+        state = ranks.gathered(state, keep=self.global_rank == 0)
+        if self.global_rank:
+            return
         self.progress.losses = [loss.item() for loss in self.losses]
         write_tensors(self.folder / "resume.safetensors", state, vars(self.progress))
 
@@ -378,14 +433,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, An
     scratch.replace(path)
 
 
-def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Trainer:
+def make_trainer(
+    cfg: RunConfig, steps: int, folder: Path, sharded: bool = False, **more: Any
+) -> pl.Trainer:
     """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
     shown = bars.shown(cfg.trainer.progress)
     gpu, devices = cfg.trainer.accelerator == "gpu", cfg.trainer.devices
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=[torch.cuda.current_device()] if gpu and devices == 1 else devices,
-        strategy=ranks.strategy(cfg.trainer),
+        strategy=ranks.strategy(cfg.trainer, sharded),
         precision=cfg.trainer.precision,  # type: ignore[arg-type]
         max_epochs=1,
         limit_train_batches=steps,
@@ -405,16 +462,23 @@ def make_trainer(cfg: RunConfig, steps: int, folder: Path, **more: Any) -> pl.Tr
 def fit(trainer: pl.Trainer, module: Resumable) -> None:
     """Run Lightning's loop, without the warnings that are about its own choices.
 
-    Raises Interrupted where a signal has asked for it: after the step and with a checkpoint, on
-    several ranks at once and with the last one's.
+    Raises Interrupted where a signal has asked for it: after the step and with a checkpoint, and on
+    several ranks after the same step.
     """
     with warnings.catch_warnings():
         ranks.ignore_warnings()
         device = next(module.parameters()).device
-        if trainer.world_size > 1:
-            with ranks.started(module, module.sent):
+        if trainer.strategy.launcher is not None:
+            sharded = isinstance(trainer.strategy, ranks.Sharded)
+            if sharded:
+                module.to("cpu")  # the GPU is the ranks'
+            with ranks.started(module, module.sent), stop.between_steps(module.end.touch):
                 trainer.fit(module)
+            if sharded:
+                module.to(device)
             module.resume()
+            if stop.asked:
+                raise stop.Interrupted(stop.asked[0])
             return
         try:
             with stop.between_steps():
@@ -505,7 +569,8 @@ def finetune(
         module.batches.start = module.progress.step
         if left := len(module.batches):
             clip = cfg.finetune.clip or None
-            fit(make_trainer(cfg, left, folder, gradient_clip_val=clip), module)
+            sharded = cfg.trainer.strategy is Strategy.fsdp
+            fit(make_trainer(cfg, left, folder, sharded, gradient_clip_val=clip), module)
         classifier.eval()
         if module.progress.best_step >= 0:
             module.restore(load_file(folder / "best.safetensors"))

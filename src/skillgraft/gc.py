@@ -1,4 +1,4 @@
-"""What of a store can be made again: caches, fine-tuned weights, partial runs, and finished jobs' folders."""
+"""What of a store can be made again, or serves nobody: caches, weights, partial runs, locks, job folders."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def freeable(place: Store) -> list[Item]:
         for folder in below(place.root / ".partial")
         if not held(place, guard := folder.name.removesuffix(".old"))
         and not set_aside(place, folder)
+    ]
+    found += [
+        ("lock", path, path.stem)  # of a process that was killed; what it made may be gone already
+        for path in below(place.root / ".locks")
+        if path.suffix == ".lock" and not held(place, path.stem)
     ]
     found += [("job folder", job, None) for job in below(place.root / ".jobs") if over(place, job)]
     return [Item(kind, folder, size(folder), guard) for kind, folder, guard in found]

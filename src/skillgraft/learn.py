@@ -134,6 +134,7 @@ class MaskTraining(Resumable):
 
     def on_train_start(self) -> None:
         """Turn dropout off, and take back the gradients that moving the module has replaced."""
+        super().on_train_start()
         self.classifier.eval()
         self.relaxed.to(self.device)
 

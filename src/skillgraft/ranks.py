@@ -1,4 +1,4 @@
-"""One model over several processes, the ranks of Lightning's DDP: their shares, their start and their end."""
+"""One model over several processes, the ranks of Lightning's DDP or FSDP: their shares, start and end."""
 
 from __future__ import annotations
 
@@ -10,20 +10,33 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.strategies import DDPStrategy, Strategy
-from torch.multiprocessing.spawn import ProcessRaisedException
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.multiprocessing.spawn import ProcessException
 
+from skillgraft import stop
 from skillgraft.config import TrainerConfig
 from skillgraft.errors import InputError
 from skillgraft.prompt import Batch
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from skillgraft.model import Classifier
 
 FOLDER = "ranks"  # beside a training's checkpoints, while its ranks run
 
@@ -40,18 +53,87 @@ def share(batch: Batch, rank: int, ranks: int) -> Batch:
     return {**part, "weight": torch.tensor(len(mine) * ranks / rows)}
 
 
-def strategy(cfg: TrainerConfig) -> Strategy | str:
+class Sharded(ModelParallelStrategy):
+    """Lightning's fully sharded data parallelism, whose ranks are started as those of its DDP.
+
+    By itself it would start them by running the command line again; its FSDPStrategy too, which
+    refuses a CPU besides.
+    """
+
+    def __init__(self, devices: int, start_method: Literal["spawn", "forkserver"]) -> None:
+        super().__init__(data_parallel_size=devices, tensor_parallel_size=1)
+        self.start_method = start_method
+
+    def _configure_launcher(self) -> None:
+        self._launcher = _MultiProcessingLauncher(self, self.start_method)
+
+
+def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
     """Return the strategy for `cfg.devices`; its processes are not made by the command line again.
 
     Once CUDA is in use only spawn is open. On the CPU a server that has imported everything is
     forked: quicker, and unlike the run itself it has no threads, which a child would lack.
     """
-    if cfg.devices == 1:
+    if cfg.devices == 1 and not sharded:
         return "auto"
-    if cfg.accelerator == "gpu":
-        return DDPStrategy(start_method="spawn")
+    method: Literal["spawn", "forkserver"] = "spawn" if cfg.accelerator == "gpu" else "forkserver"
+    if method == "forkserver":
+        start_server()
+    return Sharded(cfg.devices, method) if sharded else DDPStrategy(start_method=method)
+
+
+def start_server() -> None:
+    """Start the server that ranks are forked from, if there is none; signals are not for it, or for them."""
     multiprocessing.set_forkserver_preload(["skillgraft.learn", "transformers.modeling_utils"])
-    return DDPStrategy(start_method="forkserver")
+    resource_tracker.ensure_running()  # which the server wants, and whose start unblocks two of them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop.SIGNALS)  # inherited
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def shard(classifier: Classifier, mesh: DeviceMesh) -> None:
+    """Leave each rank of `mesh` its shard of every parameter of the classifier, gathered where it is used.
+
+    Units, whose parameters are gathered and freed together, are the transformer blocks: what the
+    names of the graftable parameters have up to their first number. The rest is one more unit.
+    """
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    graftable = {short: names[id(p)] for short, p in classifier.graftable.items()}
+    found = (re.match(r"(.*?\.\d+)\.", name) for name in graftable.values())
+    for block in dict.fromkeys(match[1] for match in found if match):
+        fully_shard(classifier.get_submodule(block), mesh=mesh)
+    fully_shard(classifier, mesh=mesh)
+    classifier.graftable = {short: classifier.get_parameter(n) for short, n in graftable.items()}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor that is sharded, sharing its memory; else the tensor itself."""
+    with torch.no_grad():
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a whole tensor, which every rank has, on the device of another and sharded like it."""
+    if not isinstance(other, DTensor):
+        return tensor.to(other.device)
+    mesh, there = other.device_mesh, tensor.to(other.device)
+    return distribute_tensor(there, mesh, other.placements, src_data_rank=None)
+
+
+def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Return the tensors whole and on the CPU, one after the other, where they are to be kept.
+
+    Every rank must ask, since each has its shards to give.
+    """
+    out = {}
+    for name, tensor in tensors.items():
+        whole = tensor.detach()
+        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+        if keep:
+            out[name] = whole.cpu()
+    return out
 
 
 def quiet() -> None:
@@ -80,26 +162,33 @@ def send(module: LightningModule, path: Path) -> None:
     torch.save((type(module), module.__getstate__(), torch.get_num_threads()), path)
 
 
+def ignore_signals() -> None:
+    """Leave signals to the run itself, which tells its ranks: some reach every process at once."""
+    for number in stop.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_with_parent() -> None:
     """From here on end this rank when the run's own process has ended: nobody would take up its work."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
-    def watch(sentinel: int) -> None:
-        wait([sentinel])
+    def watch() -> None:
+        while (parent := multiprocessing.parent_process()) is None:  # while it is being set up
+            time.sleep(0.1)
+        wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, args=[parent.sentinel], daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def receive(path: Path) -> LightningModule:
     """Return the module of a file, in a new process that is made ready for it."""
-    # Ctrl-C reaches every process of a terminal: the run itself says what has become of it
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ignore_signals()
+    end_with_parent()  # already where ranks wait for each other, for half an hour if one never comes
     tempfile.tempdir = str(path.parent)  # where Lightning leaves an empty folder
     quiet()
     ignore_warnings()
-    kind, state, threads = torch.load(path, map_location="cpu", weights_only=False)
+    # mapped: ranks share the pages of what they do not change
+    kind, state, threads = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning deals out the cores
     module = kind.__new__(kind)
@@ -119,7 +208,9 @@ def started(module: LightningModule, path: Path) -> Iterator[None]:
     try:
         send(module, path)
         yield
-    except ProcessRaisedException as error:
+    except ProcessException as error:
+        if stop.asked:  # by a signal that has reached a rank before it could ignore it
+            raise stop.Interrupted(stop.asked[0]) from None
         said = re.findall(r"^[\w.]*InputError: (.*)$", str(error), re.MULTILINE)
         if not said:
             raise

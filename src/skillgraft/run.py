@@ -33,10 +33,20 @@ from skillgraft import (
     stop,
     store,
 )
-from skillgraft.config import UNSIZED, Kind, Rule, RunConfig, Selector, Take, TaskConfig, Train
+from skillgraft.config import (
+    UNSIZED,
+    Kind,
+    Rule,
+    RunConfig,
+    Selector,
+    Strategy,
+    Take,
+    TaskConfig,
+    Train,
+)
 from skillgraft.errors import InputError
 from skillgraft.seeds import derive
-from skillgraft.store import Identity, Store
+from skillgraft.store import MADE, SHARED, Identity, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,8 +119,11 @@ def find_or_make(
         if store.is_whole(place.run(identity.id)) and not cfg.force:
             return found(place.run(identity.id))
         making, unfinished = Making(cfg, rows, identity, place, size), place.unfinished(identity.id)
-        with state.recorded(unfinished, **making.facts(), job=str(job) if job else None):
-            making.make(job)
+        try:
+            with state.recorded(unfinished, **making.facts(), job=str(job) if job else None):
+                making.make(job)
+        finally:
+            tell(finetuned=making.weights)
         unfinished.unlink()  # what is whole says so itself
     show(place.run(identity.id))
     return place.run(identity.id)
@@ -185,6 +198,7 @@ class Making:
         self.cfg, self.rows, self.identity, self.place, self.size = cfg, rows, identity, place, size
         self.folder = place.partial(identity.id)
         self.seconds: dict[str, float] = {}
+        self.weights: str | None = None  # whether the fine-tuned ones were made or are shared
         provenance.code()  # what is imported, not what the checkout holds when the run ends
 
     @contextmanager
@@ -252,13 +266,16 @@ class Making:
             self.panels[name] = Panel(task, splits, words)
             self.trains[name] = encoder(part.train)
         self.own = self.panels[cfg.task.name]
-        self.classifier.to("cuda" if gpu else "cpu")
+        self.device = torch.device("cuda" if gpu else "cpu")
+        if cfg.trainer.strategy is not Strategy.fsdp:  # else θ_pre stays on the CPU
+            self.classifier.to(self.device)
+        self.start()
+        self.classifier.to(self.device)
         if cfg.trainer.compile:
             batch = prompt.collate(self.trains[cfg.task.name][:2], self.pad)
             if (words := self.panels[cfg.task.name].words) is not None:
                 batch["words"] = words
             model.compiled(self.classifier, batch)
-        self.start()
         self.check_region()
 
     def start(self) -> None:
@@ -339,12 +356,14 @@ class Making:
         with self.place.lock(f"finetuned-{name}"):
             if store.is_whole(whole):
                 log.info("fine-tuned weights: taken from the store (%s)", name)
+                self.weights = SHARED
                 for row in store.read_json(whole / "history.json"):
                     tracker.log(row)
             else:
                 log.info("fine-tuning: %d steps", self.cfg.finetune.steps)
                 with self.timed("finetune"):
                     self.make_finetuned(whole, tracker)
+                self.weights = MADE
         return whole
 
     def make_finetuned(self, whole: Path, tracker: Tracker) -> None:
@@ -541,16 +560,15 @@ class Making:
 
         cfg, options = self.cfg, self.cfg.graft
         log.info("mask training: %d steps", options.steps)
-        device = next(iter(self.pretrained.values())).device
         total = self.graftable
-        base = mask.base_region(finetuned, self.pretrained, asked, self.taken)
+        base = mask.base_region(finetuned, self.pretrained, asked, self.taken).to(self.device)
         if options.selector is Selector.stitch_l1:  # γ = σ(M): no region to flip, ±start instead
             assert options.start is not None
-            scores = torch.full((total,), -options.start, device=device)
+            scores = torch.full((total,), -options.start, device=self.device)
             scores[base] = options.start
             base, bias = base[:0], 0.0
         else:
-            scores = mask.initial_scores(total, cfg.seed).to(device)
+            scores = mask.initial_scores(total, cfg.seed).to(self.device)
             assert options.sigmoid_bias is not None
             bias = options.sigmoid_bias
         penalty = options.penalty if options.selector is Selector.stitch_l1 else None
@@ -636,7 +654,7 @@ class Making:
         for alpha in self.cfg.compare.wise:
             for name, parameter in parameters.items():
                 # lerp gives both ends to the bit
-                before, after = self.pretrained[name], self.after[name].to(parameter)
+                before, after = self.pretrained[name].to(parameter), self.after[name].to(parameter)
                 parameter.data.copy_(torch.lerp(before, after, alpha))
             self.note(predictions, f"wise_{alpha:g}")
         inside = {
@@ -649,7 +667,7 @@ class Making:
         }
         for steps in self.cfg.compare.lottery:
             for name, parameter in parameters.items():
-                parameter.data.copy_(self.pretrained[name] * only[name])
+                parameter.data.copy_(self.pretrained[name].to(parameter) * only[name])
             self.train_inside(only, steps, f"lottery_{steps}", predictions)
         for steps in self.cfg.compare.inside:
             self.reset()

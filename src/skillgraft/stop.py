@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # Ctrl-C, a scheduler's end of time, and what submitit has SLURM send before a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 asked: list[signal.Signals] = []  # what has come while a step was being made
-in_steps: list[bool] = []  # not empty while Lightning trains
+in_steps: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
 
 
 class Interrupted(SystemExit):
@@ -28,8 +28,7 @@ def handle(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(number)
     if not asked:
         asked.append(signal.Signals(number))
-        if number != signal.SIGTERM:  # the one signal after which Lightning stops between two steps
-            signal.raise_signal(signal.SIGTERM)
+        in_steps[-1]()
 
 
 @contextmanager
@@ -57,10 +56,16 @@ def watching() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def tell_lightning() -> None:
+    """Send the one signal after which Lightning stops between two steps, if it has not been that."""
+    if asked[0] != signal.SIGTERM:
+        signal.raise_signal(signal.SIGTERM)
+
+
 @contextmanager
-def between_steps() -> Iterator[None]:
-    """Let a signal wait for the end of a training step inside a `with` block."""
-    in_steps.append(True)
+def between_steps(tell: Callable[[], None] = tell_lightning) -> Iterator[None]:
+    """Let a signal wait for the end of a training step inside a `with` block; `tell` asks for the end."""
+    in_steps.append(tell)
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from skillgraft.errors import InputError
 
 log = logging.getLogger(__name__)
 RUN_FILE = "run.json"  # in a job's folder: which run it made or found, and what became of it
+MADE, SHARED = "made", "shared"  # in it: what the job did for the fine-tuned weights
 # What every table shows unless it is told otherwise: the names of metrics.json joined by '/'.
 MEASURES = (
     "pretrained/test/accuracy", "finetuned/test/accuracy", "graft/test/accuracy",

@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
@@ -105,13 +106,14 @@ def progress(job: Path) -> None:
 def jobs_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what has become of every job of a sweep, in the jobs' order.
 
-    `overrides`, `state` (None: never started), `id`, `error` and `message`.
+    `overrides`, `state` (None: never started), `id`, `finetuned` (None: found whole), `error` and
+    `message`.
     """
     found = []
     for number, overrides in enumerate(record.get("planned", ())):  # an older record has none
         file = Path(record["jobs"]) / str(number) / store.RUN_FILE
         known = store.read_json(file) if file.is_file() else {}
-        names = ("state", "id", "error", "message")
+        names = ("state", "id", "finetuned", "error", "message")
         found.append({"overrides": overrides, **{name: known.get(name) for name in names}})
     return found
 
@@ -147,6 +149,10 @@ def finish() -> bool:
     except InputError as error:  # W&B refuses: the runs have their records all the same
         log.warning("%s: no summary on W&B: %s", record["name"], error)
     print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are whole; the sweep's record: {folder}")
+    weights = Counter(job["finetuned"] for job in jobs)
+    made, shared = weights[store.MADE], weights[store.SHARED]
+    if made or shared:
+        print(f"fine-tunings: {made} made, {shared} taken from the store")
     if missing:
         show_missing(missing, record["command"], store.Store(folder.parents[1]))
     return not missing
@@ -156,6 +162,8 @@ def summarize(folder: Path, record: Mapping[str, Any], outcome: Outcome | None) 
     """Log the sweep as one W&B run: all its runs, their means over seeds, overlaps, figure and verdicts."""
     from skillgraft import claims, compare, figure, track
 
+    if record["logger"]["mode"] == configuration.Mode.none:
+        return
     rows = compare.collect(store.Store(folder.parents[1]), record["runs"])
     if rows.empty:
         return
