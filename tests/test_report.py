@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +15,7 @@ from runs import FEW, TINY, make
 from typer.testing import CliRunner
 
 from skillgraft import compare, figure, grafts, report, store
+from skillgraft.config import ClaimConfig
 from skillgraft.errors import InputError
 from skillgraft.stats import over_seeds
 
@@ -42,6 +45,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "finetune.steps=6",
             "task.ood=[toy_book]",
         )
+    names = [f.name for f in folder.iterdir() if store.is_whole(f)]
+    (folder / "sweeps" / "two").mkdir(parents=True)
+    claim = dataclasses.asdict(ClaimConfig(name="overlap"))
+    record = {"name": "two", "claim": claim, "jobs": str(folder / "none"), "runs": names}
+    store.write_json(folder / "sweeps" / "two" / "record.json", record)
     return folder
 
 
@@ -181,6 +189,54 @@ def test_errors(root: Path, out: Path, tmp_path: Path) -> None:
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_claims_are_on_the_page_as_grafts_claims_has_them(root: Path, out: Path) -> None:
+    table = pd.read_csv(out / "claims.csv")
+    done = CliRunner().invoke(grafts.app, ["claims", str(root), "--json"])
+    lines = json.loads(done.stdout)
+    assert table["statement"].tolist() == [line["statement"] for line in lines]
+    assert table["verdict"].tolist() == [line["verdict"] for line in lines]
+    for text, line in zip(table["measured"], lines, strict=True):
+        known = line["measured"]
+        assert text.startswith(f"{known['mean']:.3f}" if known else "–")
+    assert "tabular" in (out / "claims.tex").read_text()
+    section = (out / "index.html").read_text().partition('<section id="claims">')[2]
+    for verdict in table["verdict"]:
+        assert f"<td>{verdict}</td>" in section
+
+
+def test_the_next_report_takes_away_what_the_last_one_wrote(root: Path, tmp_path: Path) -> None:
+    """And nothing else; whatever the list says, no file outside of its folder."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    shutil.copytree(root, runs, ignore=shutil.ignore_patterns("sweeps", ".*"))
+    (out / "mine").mkdir(parents=True)
+    kept = [out / "mine" / "note.txt", tmp_path / "outside.txt"]
+    for file in kept:
+        file.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "PARTS", {"overlap": report.overlaps, "ood": report.ood})
+        report.write(runs, out)
+        first = store.read_json(out / report.MANIFEST)["files"]
+        assert {f.relative_to(out).as_posix() for f in out.rglob("*") if f.is_file()} == {
+            *first, report.MANIFEST, "mine/note.txt",
+        }  # fmt: skip
+        gone = next(f for f in runs.iterdir() if store.is_whole(f) and steps(f) == 6)
+        shutil.rmtree(gone)
+        names = [*first, "../outside.txt", str(kept[1])]
+        store.write_json(out / report.MANIFEST, {"files": names})
+        report.write(runs, out)
+    second = store.read_json(out / report.MANIFEST)["files"]
+    assert set(second) < set(first)
+    for name in first:
+        assert (out / name).is_file() == (name in second)
+    assert not [f for f in out.iterdir() if f.is_dir() and not any(f.iterdir())]
+    assert all(file.is_file() for file in kept)
+
+
+def steps(folder: Path) -> int:
+    """Return the steps of fine-tuning of a run."""
+    return store.read_json(folder / "status.json")["config"]["finetune.steps"]
 
 
 def test_like_tasks_lie_side_by_side() -> None:

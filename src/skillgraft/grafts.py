@@ -600,8 +600,9 @@ def report(
 
     if not force and out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty; --force writes over it")
-    page = str(reports.write(root, out))
-    return Answer({"page": page}, page)
+    page = reports.write(root, out)
+    files = store.read_json(out / reports.MANIFEST)["files"]
+    return Answer({"page": str(page), "files": files}, str(page))
 
 
 @command("gc")

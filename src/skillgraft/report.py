@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from skillgraft import claims, compare, figure
+from skillgraft import bars, claims, compare, figure, store, sweep
 from skillgraft.claims import BEFORE, FULL, SCORE
 from skillgraft.errors import InputError
 from skillgraft.evaluate import GAIN_FLOOR
@@ -30,8 +30,12 @@ OWN = (
     "config/task.", "config/graft.", "config/compare.", "config/sparsity", "config/seed",
     "config/model.name", "config/model.take", "config/finetune.kind",
 )  # fmt: skip
+MANIFEST = (
+    "report.json"  # the files that a report consists of, so that the next one can take them away
+)
 # Selectors whose regions do not depend on the task: their overlap and place say nothing.
 FIXED = ("random", "bias", "layer", "module", "file")
+SUFFIXES = ("svg", "png", "csv", "tex")  # of a figure's files
 NAMES = {  # of metrics, in the page's table
     "pretrained": "pre-trained", "finetuned": "fine-tuned", "graft": "graft", "test": "",
     "accuracy": "accuracy", "ece": "ECE", "relative_gain": "relative gain", "region": "",
@@ -51,14 +55,19 @@ class Item:
 
 
 def write(root: Path, out: Path) -> Path:
-    """Write the report of a store and return its page. Raises InputError for a store without whole runs."""
+    """Write the report of a store and return its page. Raises InputError for a store without whole runs.
+
+    What an earlier report left in `out` and this one has not is deleted; other files stay.
+    """
     place = Store(root)
     everything = compare.collect(place)
     if everything.empty:
         raise InputError(f"{place.root}: no whole run in it")
     rows = named(everything)
-    sections = []
-    for number, (title, part) in enumerate(rows.groupby("setting of", sort=True), 1):
+    sections, files = [], ["index.html", "runs.csv", "runs.tex"]
+    settings = rows.groupby("setting of", sort=True)
+    drawn = bars.over(settings, "report", settings.ngroups, bars.shown())
+    for number, (title, part) in enumerate(drawn, 1):
         first = part.iloc[0]
         slug = re.sub(r"[^\w.-]", "-", f"{number}-{first.model}-{first['config/finetune.kind']}")
         found = {what: draw(part, place) for what, draw in PARTS.items()}
@@ -73,13 +82,38 @@ def write(root: Path, out: Path) -> Path:
             "missing": [what for what, several in found.items() if not several],
         }
         sections.append(section)
+        files += [f"{slug}/{item.name}.{suffix}" for item in items for suffix in SUFFIXES]
     table = runs_table(everything, root)
     tabulate(table, out / "runs")
+    verdicts = pd.DataFrame(sweep.verdicts(sweep.judged(place, keep=False)))
+    if len(verdicts):
+        tabulate(verdicts, out / "claims")
+        files += ["claims.csv", "claims.tex"]
     page = template().render(
-        store=str(root), sections=sections, columns=columns_of(table), runs=cells(table)
+        store=str(root),
+        suffixes=SUFFIXES,
+        sections=sections,
+        verdicts=verdicts.to_dict(orient="records"),
+        columns=columns_of(table),
+        runs=cells(table),
     )
     (out / "index.html").write_text(page, encoding="utf-8")
+    supersede(out, files)
     return out / "index.html"
+
+
+def supersede(out: Path, files: Sequence[str]) -> None:
+    """Delete what an earlier report wrote and this one did not, and write down what this one did."""
+    manifest, inside = out / MANIFEST, out.resolve()
+    earlier = store.read_json(manifest)["files"] if manifest.is_file() else []
+    for name in sorted(set(earlier) - set(files)):
+        file = (out / name).resolve()
+        if not file.is_relative_to(inside):  # no file of ours, whoever wrote the list
+            continue
+        file.unlink(missing_ok=True)
+        if file.parent != inside and file.parent.is_dir() and not any(file.parent.iterdir()):
+            file.parent.rmdir()
+    store.write_json(manifest, {"files": sorted(files)})
 
 
 # ---------------------------------------------------------------------------------------------

@@ -251,20 +251,22 @@ def conclude(folder: Path) -> Outcome:
 def judged(place: store.Store, keep: bool) -> list[tuple[str, Statement]]:
     """Return the statements of every sweep of a store that has a claim, each with the sweep's name.
 
-    With `keep` verdict, table and figure are written beside each record. Of a claim that cannot be
-    judged it is logged why.
+    Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
+    beside each record. Of a claim that cannot be judged it is logged why.
     """
-    found, folders = [], sorted(place.sweeps.glob("*/"))
-    for folder in bars.over(folders, "claims", len(folders), bars.shown()):
-        record = store.read_json(folder / "record.json")
+    records = {f: store.read_json(f / "record.json") for f in sorted(place.sweeps.glob("*/"))}
+    known = Counter(record["name"] for record in records.values())
+    found = []
+    for folder, record in bars.over(records.items(), "claims", len(records), bars.shown()):
         if record["claim"]["name"] is None:
             continue
+        name = record["name"] if known[record["name"]] == 1 else folder.name
         try:
             outcome = conclude(folder) if keep else judge(*material(folder))
         except InputError as error:
-            log.warning("%s: no verdict: %s", record["name"], error)
+            log.warning("%s: no verdict: %s", name, error)
             continue
-        found += [(record["name"], statement) for statement in outcome.statements]
+        found += [(name, statement) for statement in outcome.statements]
     return found
 
 
