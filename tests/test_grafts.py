@@ -34,6 +34,8 @@ CALLS: dict[str, str] = {
     "rerun": "{a} --cached",
     "report": "runs",
     "gc": "runs",
+    "push": "{a} me/toy-film --dry-run",
+    "dashboard": "skillgraft --store runs",
 }
 
 
@@ -82,7 +84,7 @@ def test_help_has_the_option_and_an_example(name: str) -> None:
     assert f"Example: grafts {name}" in (GROUP[name].help or "")
 
 
-@pytest.mark.parametrize("name", GROUP)
+@pytest.mark.parametrize("name", sorted(set(GROUP) - {"sync"}))  # whose own test needs W&B's records
 def test_json_is_one_document_on_the_standard_output(
     name: str, call: Callable[..., Result]
 ) -> None:
