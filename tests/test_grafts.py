@@ -84,7 +84,9 @@ def test_help_has_the_option_and_an_example(name: str) -> None:
     assert f"Example: grafts {name}" in (GROUP[name].help or "")
 
 
-@pytest.mark.parametrize("name", sorted(set(GROUP) - {"sync"}))  # whose own test needs W&B's records
+@pytest.mark.parametrize(
+    "name", sorted(set(GROUP) - {"sync"})
+)  # whose own test needs W&B's records
 def test_json_is_one_document_on_the_standard_output(
     name: str, call: Callable[..., Result]
 ) -> None:

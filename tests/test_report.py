@@ -44,6 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "seed=13",
             "finetune.steps=6",
             "task.ood=[toy_book]",
+            "compare.wise=[0.5]",
         )
     names = [f.name for f in folder.iterdir() if store.is_whole(f)]
     (folder / "sweeps" / "two").mkdir(parents=True)
@@ -89,7 +90,7 @@ def test_every_figure_and_table_has_its_files(out: Path) -> None:
     assert {
         f"{first}/{n}" for n in ("overlap_movement", "overlap_attribution", "forgetting")
     } <= found
-    assert f"{second}/ood" in found
+    assert {f"{second}/ood", f"{second}/interpolation"} <= found
     for name in found:
         svg, png = (out / f"{name}{suffix}" for suffix in (".svg", ".png"))
         assert svg.read_bytes().startswith(b"<?xml")
@@ -101,7 +102,7 @@ def test_every_figure_and_table_has_its_files(out: Path) -> None:
 
 def test_what_has_no_data_is_left_out_and_said(out: Path) -> None:
     first, second = sections((out / "index.html").read_text())
-    assert "Left out, since no run here has the data: out of distribution." in first
+    assert "has the data: out of distribution; between pre-trained and fine-tuned." in first
     assert "overlap of tasks&#39; regions; " in second
     assert "forgetting in sequence." in second
 

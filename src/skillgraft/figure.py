@@ -123,7 +123,7 @@ def curves(
 ) -> Figure:
     """Return a value against column `x`, a panel a task, a curve a value of `hue`.
 
-    `across` names x: the measured sparsity, on a logarithmic axis, or a number of whole steps.
+    `across` names x: the measured sparsity, on a logarithmic axis, or anything on a linear one.
     Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines.
     """
     tasks = sorted(rows["task"].unique())
@@ -163,7 +163,7 @@ def curves(
                 ),
             )
             axis.xaxis.set_minor_formatter(NullFormatter())  # whole decades say enough
-        else:
+        elif (rows["x"] % 1 == 0).all():
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in list(grid):  # of a last line that is not full
         axis.set_visible(False)

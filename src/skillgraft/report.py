@@ -392,6 +392,33 @@ def ood(rows: pd.DataFrame, place: Store) -> list[Item]:
     ]
 
 
+def interpolation(rows: pd.DataFrame, place: Store) -> list[Item]:
+    """Return the score of θ_pre + α Δ over α (WiSE-FT), on the test and each OOD set, beside the graft's."""
+    names = [re.fullmatch(r"wise_([^/]+)/((?:test|ood/.+)/score)", name) for name in map(str, rows)]
+    found = [match for match in names if match]
+    rows = shown(single(rows.dropna(subset=found[0][0]))) if found else rows.iloc[:0]
+    if rows.empty:
+        return []
+    models = {0.0: "pretrained", **{float(m[1]): f"wise_{m[1]}" for m in found}, 1.0: "finetuned"}
+    parts = [
+        rows.assign(x=alpha, split=score.removesuffix("/score"), score=rows[f"{model}/{score}"])
+        for alpha, model in sorted(models.items())
+        for score in sorted({m[2] for m in found})
+    ]
+    long = pd.concat(parts, ignore_index=True).dropna(subset=["score"])
+    return [
+        Item(
+            "interpolation",
+            "Between pre-trained and fine-tuned",
+            "Score of the model θ_pre + α Δ (WiSE-FT), of which 0 is the pre-trained and 1 the fine-tuned "
+            "one; the dotted line is the graft on the test. 95 % Student's t intervals. "
+            + graft_of(rows),
+            intervals(long, ["task", "split", "x"], ["score"]).rename(columns={"x": "α"}),
+            figure.curves(long, "score", "split", [SCORE], across="α"),
+        )
+    ]
+
+
 def forgetting(rows: pd.DataFrame, place: Store) -> list[Item]:
     """Return the score of every task after each stage of a sequence of tasks."""
     long = sequences(rows, place)
@@ -448,6 +475,7 @@ PARTS: dict[str, Callable[[pd.DataFrame, Store], list[Item]]] = {
     "the region by layer and module": places,
     "relative gain": gains,
     "out of distribution": ood,
+    "between pre-trained and fine-tuned": interpolation,
     "forgetting in sequence": forgetting,
 }
 
