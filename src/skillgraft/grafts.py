@@ -408,7 +408,12 @@ def send_offline(
         ready = [(run, found) for run, found in checked if found and not found.missing]
         unsent = [] if dry_run or not ready else sync.send(ready, entity, project)
         for run, found in checked:
-            line = {"sweep": name, "run": run.name, "state": "sent before", "files": None}
+            line: dict[str, Any] = {
+                "sweep": name,
+                "run": run.name,
+                "state": "sent before",
+                "files": None,
+            }
             if found is not None:
                 line["state"] = "to send" if dry_run else "sent"
                 if found.missing:
