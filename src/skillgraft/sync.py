@@ -110,7 +110,8 @@ def check(run: Offline) -> Checked:
 
     Raises InputError for a record that is damaged.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    # its names are made when it is imported, by the version of protobuf
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     log = run.record.read_bytes()
     try:
