@@ -111,7 +111,7 @@ def check(run: Offline) -> Checked:
     Raises InputError for a record that is damaged.
     """
     # its names are made when it is imported, by the version of protobuf
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+    from wandb.proto.wandb_internal_pb2 import Record
 
     log = run.record.read_bytes()
     try:
