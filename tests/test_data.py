@@ -250,6 +250,15 @@ def test_what_the_folder_lacks_comes_from_the_hub(hub, tmp_path: Path) -> None:
     loaded = load(tmp_path, "task.ood=[sst2]")
     assert [row.text for row in loaded.ood["sst2"]] == columns["text"]
     assert loaded.test[0].text == "test 0"
+    columns = {
+        "text": [f"t {i}" for i in range(20)],
+        "label_text": [LABELS[i % 2] for i in range(20)],
+    }
+    hub(dict.fromkeys(("train", "validation", "test"), dataset(columns, "label_text")))
+    assert (
+        f"sst2: {tmp_path} has no sst2/, so its rows are the hub's"
+        in load(tmp_path, "shots=2", task="sst2").notes
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -575,6 +584,13 @@ def test_ood_with_a_class_that_is_either_of_two(tmp_path: Path) -> None:
             "task.ood_labels={not_entailment: neutral|no}",
             task="mnli",
         )
+
+
+def test_ood_labels_that_stand_for_two_classes(tmp_path: Path) -> None:
+    nli(tmp_path)
+    mapped = "task.ood_labels={not_entailment: neutral|contradiction, entailment: neutral}"
+    with pytest.raises(InputError, match=r"task\.ood_labels: 'neutral' stands for two classes"):
+        load(tmp_path, "shots=1", "task.ood=[rte]", mapped, task="mnli")
 
 
 def test_ood_of_another_kind(tmp_path: Path) -> None:

@@ -140,6 +140,10 @@ def test_a_prompt_classifies_too(folder: Path, run: Path) -> None:
     assert np.array_equal(load_applied(out)(texts), stored)
     with pytest.raises(InputError, match=r"no skillgraft\.json"):
         load_applied(BASE)
+    # without its run, how it is asked is not known, and its card does not say otherwise
+    alone = export.apply(Graft.load(run / "graft.safetensors"), BASE, folder / "p-alone")
+    cards = [(place / "README.md").read_text() for place in (out, alone)]
+    assert ["load_applied" in card for card in cards] == [True, False]
 
 
 @pytest.mark.parametrize("family", ["deberta", "gpt2", "bert"])
@@ -294,3 +298,13 @@ def test_overlap_and_combine(folder: Path, run: Path) -> None:
     apart = make(folder / "runs", *options, f"graft.paths=[{run},{other}]")
     one, two = (store.read_json(path / "metrics.json")["graft"] for path in (joined, apart))
     assert one == two
+
+
+def test_extract_names_what_is_not_a_number(folder: Path, whole: Path) -> None:
+    broken = AutoModelForMaskedLM.from_pretrained(whole)
+    with torch.no_grad():
+        broken.base_model.encoder.layer[0].attention.self.query.weight[3, 5] = torch.nan
+    broken.save_pretrained(folder / "broken")
+    for selector in ("movement", "magnitude"):
+        with pytest.raises(InputError, match=r"layer\.0\..*query\.weight: not a finite number in"):
+            export.extract(BASE, folder / "broken", selector, 0.01)

@@ -441,10 +441,11 @@ def test_what_was_sent_is_skipped_and_what_is_missing_named(moved: Path) -> None
     assert lines[2]["sweep"] is None
     assert runs[1].name in said
     runs[1].record.write_bytes(runs[1].record.read_bytes()[:-1])
-    done = CliRunner().invoke(grafts.app, ["sync", str(moved), "--dry-run"])
-    assert done.exit_code == 1
-    assert str(runs[1].record) in done.stderr
-    assert "cut off" in done.stderr
+    code, lines, _ = dry_run(moved)
+    assert code == 1
+    assert [line["state"] for line in lines[:2]] == ["sent before", "to send"]
+    assert lines[2]["state"].startswith(f"damaged: {runs[1].record}: ")
+    assert "cut off" in lines[2]["state"]
 
 
 def test_a_store_without_offline_runs(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -390,9 +390,10 @@ def load(cfg: RunConfig) -> TaskData:
         if is_pair(other) != is_pair(task):
             raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
         rename = {**{label: label for label in other.labels}, **task.ood_labels}
-        either = [named.split(EITHER) for label, named in rename.items() if label in other.labels]
-        joined[f"ood/{name}"] = [indices(task, names) for names in either if len(names) > 1]
-        first = {label: named.split(EITHER)[0] for label, named in rename.items()}
+        parts = {n: [n] if n in task.labels else n.split(EITHER) for n in rename.values()}
+        either = {n: parts[n] for label, n in rename.items() if label in other.labels}
+        joined[f"ood/{name}"] = groups(task, either)
+        first = {label: parts[named][0] for label, named in rename.items()}
         rows = load_split(other, "test", cfg.data_dir, list(task.labels), first)
         if not rows:
             raise InputError(f"task.ood: {name} has no test rows")
@@ -402,14 +403,21 @@ def load(cfg: RunConfig) -> TaskData:
     return replace(own, ood=ood, others=others, joined=joined)
 
 
-def indices(task: TaskConfig, names: Sequence[str]) -> list[int]:
-    """Return the indices of some of a task's labels, by name."""
-    for name in names:
-        if name not in task.labels:
-            raise InputError(
-                f"task.ood_labels: '{EITHER.join(names)}': '{name}' is none of {list(task.labels)}"
-            )
-    return [list(task.labels).index(name) for name in names]
+def groups(task: TaskConfig, either: Mapping[str, Sequence[str]]) -> list[list[int]]:
+    """Return the labels' indices that are one class in another task: of values with several names."""
+    out = []
+    for value, names in either.items():
+        if len(names) == 1:
+            continue
+        for name in names:
+            if name not in task.labels:
+                raise InputError(
+                    f"task.ood_labels: '{value}': '{name}' is none of {list(task.labels)}"
+                )
+            if any(name in others for other, others in either.items() if other != value):
+                raise InputError(f"task.ood_labels: '{name}' stands for two classes at once")
+        out.append([list(task.labels).index(name) for name in names])
+    return out
 
 
 def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
@@ -435,6 +443,8 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
             f"task {task.name}: no rows are left for validation: give task.validation or lower shots"
         )
     test = everything["test"][: task.test_rows]
+    if cfg.data_dir and task.source is Source.hub and not local_folder(task, cfg.data_dir):
+        notes.append(f"{task.name}: {cfg.data_dir} has no {task.name}/, so its rows are the hub's")
     notes += overlapping(everything["train"], train, "test", test)
     return TaskData(train, validation, test, {}, notes), everything["train"]
 

@@ -103,9 +103,10 @@ def apply(
             {name: tensor.contiguous() for name, tensor in graft.head.items()},
             out / "head.safetensors",
         )
-    if not delta and (run is not None or graft.head):
+    classifies = not delta and (run is not None or bool(graft.head))
+    if classifies:
         store.write_json(out / RECIPE, recipe(about, run))
-    (out / "README.md").write_text(card(graft, about, delta), encoding="utf-8")
+    (out / "README.md").write_text(card(graft, about, delta, classifies), encoding="utf-8")
     return out
 
 
@@ -204,7 +205,9 @@ def load_applied(folder: str | Path) -> Applied:
     return Applied(classifier.eval(), encoder, known["labels"])
 
 
-def card(graft: Graft, about: Mapping[str, Any], delta: bool = False) -> str:
+def card(
+    graft: Graft, about: Mapping[str, Any], delta: bool = False, classifies: bool = True
+) -> str:
     """Return what a checkpoint that `apply` has written says of itself, in Markdown."""
     told = {name: about.get(name) or "several" for name in ("model", "selector")}
     told["task"] = ", ".join(graft.tasks)
@@ -213,7 +216,7 @@ def card(graft: Graft, about: Mapping[str, Any], delta: bool = False) -> str:
     )  # fmt: skip
     if delta:
         return text
-    if about.get("labels"):
+    if classifies and about.get("labels"):
         text += LOADER.format(labels=", ".join(about["labels"]))
     if graft.head:
         pool, norm = Pool(about.get("pool") or Pool.first), about.get("norm")
@@ -260,9 +263,12 @@ def extract(
                 for new, old in zip(
                     *(t.get(name).split(region.CHUNK) for t in (after, before)), strict=True
                 ):
-                    yield (
-                        new.float() if selector == "magnitude" else new.float() - old.float()
-                    ).abs()
+                    moved = new.float() if selector == "magnitude" else new.float() - old.float()
+                    if not moved.isfinite().all():
+                        raise InputError(
+                            f"{name}: not a finite number in {pretrained} or {finetuned}"
+                        )
+                    yield moved.abs_() if selector != "magnitude" else moved.abs()
 
         layout = region.Layout({name: before.shape(name) for name in names})
         count = region.region_size(sparsity, layout.total)

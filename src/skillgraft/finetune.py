@@ -471,7 +471,8 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
         if trainer.strategy.launcher is not None:
             sharded = isinstance(trainer.strategy, ranks.Sharded)
             if sharded:
-                module.to("cpu")  # the GPU is the ranks'
+                module.to("cpu")  # the GPU is the ranks', with the memory that torch keeps of it
+                torch.cuda.empty_cache()
             with ranks.started(module, module.sent), stop.between_steps(module.end.touch):
                 trainer.fit(module)
             if sharded:

@@ -53,7 +53,7 @@ def free(place: Store, item: Item) -> bool:
         shutil.rmtree(item.folder)
         return True
     with lease.at_once(place.lease(item.lock)) as mine:
-        if mine:
+        if mine and item.kind != "lock":  # which goes with its release
             shutil.rmtree(item.folder)
     return mine
 

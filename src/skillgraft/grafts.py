@@ -523,10 +523,10 @@ def send_offline(
     if not (groups := sync.plan(place := Store(root))):
         raise InputError(f"{place.root}: no offline W&B run in it")
     lines: list[dict[str, Any]] = []
-    refused = 0
+    refused: list[str] = []
     for name, runs in groups:
         checked = [(run, None if run.synced else sync.check(run)) for run in runs]
-        ready = [(run, found) for run, found in checked if found and not found.missing]
+        ready = [(run, found) for run, found in checked if found and not found.wrong]
         unsent = [] if dry_run or not ready else sync.send(ready, entity, project)
         for run, found in checked:
             line: dict[str, Any] = {
@@ -537,16 +537,16 @@ def send_offline(
             }
             if found is not None:
                 line["state"] = "to send" if dry_run else "sent"
-                if found.missing:
-                    line["state"] = f"missing: {found.missing[0]}"
+                if found.wrong:
+                    line["state"] = found.wrong
                 elif run in unsent:
                     line["state"] = "not sent"
                 line["files"] = len(found.files)
-                refused += bool(found.missing or run in unsent)
+                refused += [run.name] if found.wrong or run in unsent else []
             lines.append(line)
     if refused:
-        typer.echo(f"{refused} of {len(lines)} runs cannot be sent", err=True)
-    return replace(tabular(pd.DataFrame(lines)), wrong=refused > 0)
+        typer.echo(f"{len(refused)} of {len(lines)} runs cannot be sent: {refused[0]} …", err=True)
+    return replace(tabular(pd.DataFrame(lines)), wrong=bool(refused))
 
 
 @command()

@@ -88,7 +88,7 @@ class MaskSGD(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Do nothing: the engine clears its flat gradient after each step."""
+        """Do nothing: the engine takes the gradients away as it uses them."""
 
 
 class MaskTraining(Resumable):
@@ -133,7 +133,7 @@ class MaskTraining(Resumable):
         return replace(self.batches, rank=self.global_rank)
 
     def on_train_start(self) -> None:
-        """Turn dropout off, and take back the gradients that moving the module has replaced."""
+        """Turn dropout off, and move the engine to where the module has been moved."""
         super().on_train_start()
         self.classifier.eval()
         self.relaxed.to(self.device)

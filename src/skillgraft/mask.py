@@ -246,10 +246,12 @@ def base_region(
     barred: Tensor | None = None,
 ) -> Tensor:
     """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
-    size = chunk_size(next(iter(pretrained.values())))
+    first, total = next(iter(pretrained.values())), sum(p.numel() for p in pretrained.values())
+    if count >= total and (barred is None or not barred.numel()):
+        return torch.arange(total, device=first.device)
+    size = chunk_size(first)
     after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
     pairs = [groups(tensors, size) for tensors in (after.values(), pretrained.values())]
-    total = sum(p.numel() for p in pretrained.values())
     every = region.stride(total)
 
     def parts() -> Iterator[Tensor]:
@@ -331,7 +333,7 @@ def localize(
     device = next(iter(parameters.values())).device
     data = {name: p.data for name, p in parameters.items()}
     if base is None:
-        inside = base_region(targets, data, region.region_size(sparsity, layout.total))
+        inside = base_region(targets, data, region.region_size(sparsity, layout.total)).to(device)
     else:
         given = by_name(base, layout, "base").to(device)
         inside = given.nonzero().view(-1)

@@ -160,21 +160,6 @@ def where(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times as fast as torch's
 
 
-def keep(
-    values: list[Tensor], indices: list[Tensor], count: int
-) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
-    """Return the least of the `count` largest values, and those with their sorted indices."""
-    value, index = torch.cat(values), torch.cat(indices)
-    if count >= value.numel():
-        return None, [value], [index]
-    least = value.topk(count, sorted=False).values.min()
-    inside = value > least
-    ties = where(value == least)
-    inside[ties[: count - int(inside.sum())]] = True
-    chosen = where(inside)
-    return least, [value[chosen]], [index[chosen]]
-
-
 def at_random(total: int, count: int, seed: int, barred: Tensor | None = None) -> Tensor:
     """Return `count` sorted indices below `total`, uniform without replacement, none of `barred`."""
     generator = torch.Generator().manual_seed(seed)

@@ -447,6 +447,6 @@ def absolute_paths(cfg: RunConfig) -> None:
             setattr(node, name, str(Path(value).expanduser().absolute()))
     if cfg.graft.match is not None and is_whole(Path(cfg.graft.match)):
         cfg.graft.match = str(Path(cfg.graft.match).absolute())
-    folder = Path(cfg.model.path).expanduser()
-    if not cfg.model.path.startswith("package:") and folder.is_dir():
-        cfg.model.path = str(folder.absolute())
+    local = Path(cfg.model.path).expanduser()
+    if not cfg.model.path.startswith("package:") and local.exists():
+        cfg.model.path = str(local.absolute())

@@ -254,7 +254,8 @@ def judged(place: store.Store, keep: bool) -> list[tuple[str, Statement]]:
     Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
     beside each record. Of a claim that cannot be judged it is logged why.
     """
-    records = {f: store.read_json(f / "record.json") for f in sorted(place.sweeps.glob("*/"))}
+    files = sorted(place.sweeps.glob("*/record.json"))  # a sweep that starts has none yet
+    records = {file.parent: store.read_json(file) for file in files}
     known = Counter(record["name"] for record in records.values())
     found = []
     for folder, record in bars.over(records.items(), "claims", len(records), bars.shown()):

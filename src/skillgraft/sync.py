@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skillgraft import store, sweep
-from skillgraft.errors import InputError
 from skillgraft.store import Store
 
 # Of the log: a preface (":W&B", a magic number, a version), then blocks; a record is cut into pieces
@@ -48,14 +47,14 @@ def mark(record: Path) -> Path:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a record refers to: the files that are there, those that are not, and the log with true paths.
+    """What a record refers to, and the log with true paths: None where the record's own are true.
 
-    `log` is None where the record's own paths are true.
+    `wrong` says why it cannot be sent: it is damaged, or a file is missing.
     """
 
     files: list[Path]
-    missing: list[Path]
     log: bytes | None
+    wrong: str | None = None
 
 
 # ---------------------------------------------------------------------------------------------
@@ -106,10 +105,7 @@ def write_log(preface: bytes, records: Sequence[bytes]) -> bytes:
 
 
 def check(run: Offline) -> Checked:
-    """Return what an offline run's record refers to, as it is found now.
-
-    Raises InputError for a record that is damaged.
-    """
+    """Return what an offline run's record refers to, as it is found now."""
     # its names are made when it is imported, by the version of protobuf
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -117,7 +113,7 @@ def check(run: Offline) -> Checked:
     try:
         records = read_log(log)
     except ValueError as error:
-        raise InputError(f"{run.record}: {error}") from error
+        return Checked([], None, f"damaged: {run.record}: {error}")
     named: list[Path] = []
     moved = False
     for n, content in enumerate(records):
@@ -137,7 +133,11 @@ def check(run: Offline) -> Checked:
     files = list(dict.fromkeys(named))
     missing = [file for file in files if not file.is_file()]
     there = [file for file in files if file not in missing]
-    return Checked(there, missing, write_log(log[:PREFACE], records) if moved else None)
+    return Checked(
+        there,
+        write_log(log[:PREFACE], records) if moved else None,
+        f"missing: {missing[0]}" if missing else None,
+    )
 
 
 # ---------------------------------------------------------------------------------------------
