@@ -275,7 +275,7 @@ def test_a_reference_wherever_a_graft_is_an_argument(
     graft = Graft.load(run / hub.FILE)
     graft.push_to_hub("me/film")
     small([3], meta=META).push_to_hub("me/sums")
-    assert json.loads(grafts("show", "hub:me/film")[1])["size"] == graft.size
+    assert json.loads(grafts("show", "hub:me/film", "--json")[1])["size"] == graft.size
     assert "whole" in grafts("verify", "hub:me/film@main")[1]
     (line,) = json.loads(grafts("overlap", str(run), "hub:me/film", "--json")[1])
     assert (line["a"], line["b"], line["iou"]) == (run.name, "film", 1.0)
