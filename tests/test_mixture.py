@@ -182,7 +182,7 @@ def test_bad_paths_are_one_line(place: Path, runs: dict[str, Path], tmp_path: Pa
         ([], ["graft.paths", "needs the files"]),
         (["nowhere"], ["graft.paths: nowhere", "no file", "no run", "found none"]),
         (["toy_subj"], ["graft.paths: toy_subj", "found none"]),
-        ([f"{tmp_path}/empty"], ["graft.paths", "no graft file"]),
+        ([f"{tmp_path}/empty"], [f"{tmp_path}/empty", "no graft file"]),
         ([f"{tmp_path}/text"], ["graft.paths", "not a whole safetensors file"]),
         (["toy_film"], ["graft.paths: toy_film", "expected one whole run", "found toy_film-tiny"]),
     ):

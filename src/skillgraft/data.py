@@ -440,7 +440,8 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
     )
     if not validation:
         raise InputError(
-            f"task {task.name}: no rows are left for validation: give task.validation or lower shots"
+            f"task {task.name}: no rows are left for validation of {len(everything['train'])}, with "
+            f"{len(train)} for training: give task.validation or lower shots ({cfg.shots} a class)"
         )
     test = everything["test"][: task.test_rows]
     if cfg.data_dir and task.source is Source.hub and not local_folder(task, cfg.data_dir):

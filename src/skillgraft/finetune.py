@@ -568,6 +568,8 @@ def finetune(
         module = FineTuning(classifier, cfg, courses, pad, folder, log, only)
         module.resume()
         module.batches.start = module.progress.step
+        if module.progress.step:
+            logging.getLogger(__name__).info("going on from step %d", module.progress.step)
         if left := len(module.batches):
             clip = cfg.finetune.clip or None
             sharded = cfg.trainer.strategy is Strategy.fsdp

@@ -152,7 +152,7 @@ def graft_file(path: str) -> Path:
         return hub.fetch_named(path)
     file = Path(path) / "graft.safetensors" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise InputError(f"graft.paths: no graft file {file}")
+        raise InputError(f"{path}: no run's folder, and no graft file")
     return file
 
 
