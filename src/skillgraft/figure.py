@@ -56,13 +56,20 @@ def paint(
     limits: tuple[float, float] | None = None,
     scale: Axes | None = None,
 ) -> None:
-    """Draw a matrix with its values; colours leave out a square one's diagonal. `scale` is for its key."""
-    values = matrix.to_numpy(dtype=float)
-    if list(matrix.index) == list(matrix.columns):
-        values = values[~np.eye(len(values), dtype=bool)]
+    """Draw a matrix with its values, between `limits` or its own. `scale` is for its key.
+
+    One of similarities, square and without limits, has a grey diagonal: what is always 1 would look
+    like the largest value.
+    """
+    values, aside = matrix.to_numpy(dtype=float), None
+    if limits is None and list(matrix.index) == list(matrix.columns):
+        aside = np.eye(len(values), dtype=bool)
+        values = values[~aside]
+        axis.set_facecolor("#d9d9d9")
     bottom, top = limits or (np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.01))
     sns.heatmap(
         matrix,
+        mask=aside,
         ax=axis,
         cbar_ax=scale,
         cmap="viridis",
@@ -81,7 +88,7 @@ def paint(
 def heat_map(
     matrix: pd.DataFrame, title: str, label: str, limits: tuple[float, float] | None = None
 ) -> Figure:
-    """Return the heat map of a matrix with its values; colours leave out a square one's diagonal."""
+    """Return the heat map of a matrix with its values, as `paint` draws it."""
     height = max(2.6, 1.6 + 0.45 * len(matrix.index))  # room for the scale's label
     width = 2.6 + 0.7 * len(matrix.columns)
     figure = Figure(figsize=(width, height), layout="constrained")
