@@ -409,8 +409,10 @@ def combine(
 
 @command()
 def extract(
-    pretrained: Annotated[Path, typer.Argument(help="A checkpoint's folder.")],
-    finetuned: Annotated[Path, typer.Argument(help="The folder of the same model, fine-tuned.")],
+    pretrained: Annotated[
+        str, typer.Argument(help="A checkpoint: a folder, a hub id, or package:NAME/FOLDER.")
+    ],
+    finetuned: Annotated[str, typer.Argument(help="The same model, fine-tuned.")],
     out: Annotated[Path, typer.Option(help="The graft file to write.")],
     selector: Annotated[str, typer.Option(help="movement, magnitude or random.")] = "movement",
     sparsity: Annotated[float, typer.Option(help="Share of the graftable parameters.")] = 1e-2,
@@ -424,15 +426,17 @@ def extract(
 
     Example: grafts extract bert-base bert-base-sst2 --sparsity 1e-3 --out sst2.safetensors
     """
-    from skillgraft import export
+    from skillgraft import checkpoint, export
+    from skillgraft.config import ModelConfig
 
     if selector not in (known := ("movement", "magnitude", "random")):
         raise InputError(f"--selector {selector}: expected one of {', '.join(known)}")
     if out.exists():
         raise InputError(f"--out {out}: is there already")
-    return saved(
-        export.extract(pretrained, finetuned, selector, sparsity, graftable or (), seed), out
+    before, after = (
+        checkpoint.locate(ModelConfig(name=path, path=path)) for path in (pretrained, finetuned)
     )
+    return saved(export.extract(before, after, selector, sparsity, graftable or (), seed), out)
 
 
 @command()
