@@ -14,7 +14,7 @@ from click.testing import Result
 from runs import FEW, TINY, make, results
 from typer.testing import CliRunner
 
-from skillgraft import provenance, rerun, store, sweep
+from skillgraft import compare, provenance, rerun, store, sweep
 from skillgraft.config import ClaimConfig
 from skillgraft.embedded import generator
 from skillgraft.graft import Graft
@@ -67,7 +67,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     jobs = str(place.root / ".jobs" / "x")
     record = {"name": "toy", "claim": claim, "jobs": jobs, "planned": [[], []], "runs": runs}
     store.write_json(folder / "record.json", record)
-    sweep.conclude(folder)
+    sweep.conclude(folder, record, compare.collect(place, runs))
     return folder
 
 

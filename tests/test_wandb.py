@@ -23,7 +23,7 @@ from runs import TINY, command, make
 from typer.testing import CliRunner
 from wandb_server import serving
 
-from skillgraft import dashboard, figure, grafts, index, store, sweep, sync
+from skillgraft import compare, dashboard, figure, grafts, index, store, sweep, sync
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 from skillgraft.verdict import Outcome, Statement
@@ -62,7 +62,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figure.save(Figure(figsize=(1, 1)), folder / "figure.png")
     statement = Statement("made up: of two seeds", "–", {13: 0.5, 21: 0.6})
     outcome = Outcome([statement], pd.DataFrame({"task": ["a"], "value": [0.5]}), Figure)
-    sweep.summarize(folder, record, outcome)
+    sweep.summarize(folder, record, compare.collect(Store(root), runs), outcome)
     return root
 
 

@@ -244,14 +244,16 @@ def tensors(folder: Path) -> dict[str, str | None]:
 
 def redraw(sweep: Path, scratch: Store, names: Sequence[str]) -> tuple[Path, list[Difference]]:
     """Draw a sweep's figure from runs of a scratch store; return its folder and how its data differ."""
+    from skillgraft import compare
     from skillgraft.sweep import conclude
 
     folder = scratch.sweeps / sweep.name
     folder.mkdir(parents=True)
     record = store.read_json(sweep / "record.json")
     # no job folders: the runs are those that were made again
-    store.write_json(folder / "record.json", {**record, "jobs": str(folder), "runs": list(names)})
-    conclude(folder)
+    record |= {"jobs": str(folder), "runs": list(names)}
+    store.write_json(folder / "record.json", record)
+    conclude(folder, record, compare.collect(scratch, record["runs"]))
     verdicts = [cells(f / "verdict.json") for f in (sweep, folder)]
     tables = [cells(f / "table.csv") for f in (sweep, folder)]
     return folder, [*unequal("table.csv ", *tables), *unequal("verdict.json ", *verdicts)]

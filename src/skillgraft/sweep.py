@@ -29,7 +29,6 @@ from skillgraft.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skillgraft.config import ClaimConfig
     from skillgraft.verdict import Outcome, Statement
 
 log = logging.getLogger(__name__)
@@ -136,18 +135,8 @@ def finish() -> bool:
     jobs = jobs_of(record)
     record["runs"] = run_ids(record, jobs)
     store.write_json(folder / "record.json", record)
-    outcome = None
-    if record["claim"]["name"] is not None and record["runs"]:
-        try:
-            outcome = conclude(folder)
-            show(record["name"], outcome)
-        except InputError as error:
-            log.warning("%s: no verdict: %s", record["name"], error)
+    report(folder, record)
     missing = [job for job in jobs if job["state"] != state.WHOLE]
-    try:
-        summarize(folder, record, outcome)
-    except InputError as error:  # W&B refuses: the runs have their records all the same
-        log.warning("%s: no summary on W&B: %s", record["name"], error)
     print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are whole; the sweep's record: {folder}")
     weights = Counter(job["finetuned"] for job in jobs)
     made, shared = weights[store.MADE], weights[store.SHARED]
@@ -158,15 +147,35 @@ def finish() -> bool:
     return not missing
 
 
-def summarize(folder: Path, record: Mapping[str, Any], outcome: Outcome | None) -> None:
+def report(folder: Path, record: Mapping[str, Any]) -> None:
+    """Judge and show a sweep's claim, and log the sweep: what of it there is to be done."""
+    from skillgraft import compare
+
+    claimed = record["claim"]["name"] is not None
+    logged = record["logger"]["mode"] != configuration.Mode.none
+    if not record["runs"] or not (claimed or logged):
+        return
+    rows, outcome = compare.collect(store.Store(folder.parents[1]), record["runs"]), None
+    if claimed:
+        try:
+            outcome = conclude(folder, record, rows)
+            show(record["name"], outcome)
+        except InputError as error:
+            log.warning("%s: no verdict: %s", record["name"], error)
+    if not logged or rows.empty:
+        return
+    try:
+        summarize(folder, record, rows, outcome)
+    except InputError as error:  # W&B refuses: the runs have their records all the same
+        log.warning("%s: no summary on W&B: %s", record["name"], error)
+
+
+def summarize(
+    folder: Path, record: Mapping[str, Any], rows: pd.DataFrame, outcome: Outcome | None
+) -> None:
     """Log the sweep as one W&B run: all its runs, their means over seeds, overlaps, figure and verdicts."""
     from skillgraft import claims, compare, figure, track
 
-    if record["logger"]["mode"] == configuration.Mode.none:
-        return
-    rows = compare.collect(store.Store(folder.parents[1]), record["runs"])
-    if rows.empty:
-        return
     measures = [name for name in store.MEASURES if name in rows]
     with track.summary(record, folder) as tracker:
         tracker.table(
@@ -204,38 +213,27 @@ def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, place: store.S
     print(f"the same command makes just these again: {command}", file=sys.stderr)
 
 
-def material(folder: Path) -> tuple[pd.DataFrame, ClaimConfig]:
-    """Return the whole runs of a sweep and its claim. Raises InputError where there are none, or no claim."""
-    from skillgraft import claims, compare
-    from skillgraft.config import ClaimConfig
-
-    record = store.read_json(folder / "record.json")
-    options = ClaimConfig(**record["claim"])
-    if options.name not in claims.CLAIMS:
-        raise InputError(f"claim.name={options.name}: expected one of {', '.join(claims.CLAIMS)}")
-    rows = compare.collect(store.Store(folder.parents[1]), run_ids(record, jobs_of(record)))
-    if rows.empty:
-        raise InputError(f"{folder}: none of its runs is whole")
-    return rows, options
-
-
-def judge(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
-    """Return what a claim comes to on the runs of its sweep."""
+def judge(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcome:
+    """Return what the claim of a sweep comes to on its runs. Raises InputError without runs, or a claim."""
     from skillgraft import claims
 
-    return claims.CLAIMS[str(options.name)](rows, options)
+    options = configuration.ClaimConfig(**record["claim"])
+    if options.name not in claims.CLAIMS:
+        raise InputError(f"claim.name={options.name}: expected one of {', '.join(claims.CLAIMS)}")
+    if rows.empty:
+        raise InputError(f"{folder}: none of its runs is whole")
+    return claims.CLAIMS[options.name](rows, options)
 
 
-def conclude(folder: Path) -> Outcome:
+def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcome:
     """Judge the claim of a sweep, and write verdict, table and figure beside its record."""
     from skillgraft import figure
 
-    rows, options = material(folder)
-    outcome = judge(rows, options)
+    outcome = judge(folder, record, rows)
     store.write_json(
         folder / "verdict.json",
         {
-            "claim": options.name,
+            "claim": record["claim"]["name"],
             "runs": len(rows),
             "statements": [statement.record() for statement in outcome.statements],
             "notes": outcome.notes,
@@ -254,6 +252,8 @@ def judged(place: store.Store, keep: bool) -> list[tuple[str, Statement]]:
     Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
     beside each record. Of a claim that cannot be judged it is logged why.
     """
+    from skillgraft import compare
+
     files = sorted(place.sweeps.glob("*/record.json"))  # a sweep that starts has none yet
     records = {file.parent: store.read_json(file) for file in files}
     known = Counter(record["name"] for record in records.values())
@@ -262,8 +262,9 @@ def judged(place: store.Store, keep: bool) -> list[tuple[str, Statement]]:
         if record["claim"]["name"] is None:
             continue
         name = record["name"] if known[record["name"]] == 1 else folder.name
+        rows = compare.collect(place, run_ids(record, jobs_of(record)))
         try:
-            outcome = conclude(folder) if keep else judge(*material(folder))
+            outcome = (conclude if keep else judge)(folder, record, rows)
         except InputError as error:
             log.warning("%s: no verdict: %s", name, error)
             continue
