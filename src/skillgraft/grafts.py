@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +74,10 @@ AsJson = Annotated[
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command found: `record` for --json, `text` for people; exit code 1 where it is `wrong`."""
+    """What a command found: `record` for --json, `text` for people; exit code 1 where it is `wrong`.
+
+    Either may be a function: only one of them is asked for.
+    """
 
     record: Any
     text: str | Callable[[], str]
@@ -110,10 +113,9 @@ def command(name: str | None = None) -> Callable[[Callable[..., Answer]], Callab
 
 def emit(answer: Answer, as_json: bool) -> None:
     """Print an answer as one JSON document or as text. Raises typer.Exit(1) where something is wrong."""
-    if as_json:
-        typer.echo(json.dumps(answer.record, indent=1, allow_nan=False))
-    else:
-        typer.echo(answer.text if isinstance(answer.text, str) else answer.text())
+    found = answer.record if as_json else answer.text
+    found = found() if callable(found) else found
+    typer.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else found)
     if answer.wrong:
         raise typer.Exit(1)
 
@@ -125,12 +127,19 @@ def loaded(path: Path) -> Graft:
     return Graft.load(store.graft_file(str(path)))
 
 
-def tabular(frame: pd.DataFrame) -> Answer:
-    """Return a table as an answer: records, or Markdown."""
-    known = frame.astype(object).where(frame.notna(), None)
-    return Answer(
-        known.to_dict(orient="records"), lambda: known.to_markdown(index=False, missingval="–")
-    )
+def records(frame: pd.DataFrame) -> list[Any]:
+    """Return a table's rows, None where a value is missing."""
+    return defined(frame).to_dict(orient="records")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a table for people."""
+    return defined(frame).to_markdown(index=False, missingval="–")
+
+
+def defined(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with None where a value is missing."""
+    return frame.astype(object).where(frame.notna(), None)
 
 
 def described(graft: Graft) -> dict[str, Any]:
@@ -190,9 +199,10 @@ def table(
         raise InputError(f"{place.root}: no whole run in it")
     if unknown := [name for name in names if name not in frame.columns]:
         raise InputError(f"--columns: no metric {unknown[0]} in {root}")
-    numbers = compare.over_seeds(frame, names, compare.numbers)
-    text = tabular(compare.over_seeds(frame, names)).text
-    return Answer(tabular(numbers).record, text)
+    return Answer(
+        lambda: records(compare.over_seeds(frame, names, compare.numbers)),
+        lambda: markdown(compare.over_seeds(frame, names)),
+    )
 
 
 @command()
@@ -210,7 +220,7 @@ def claims(root: Root = Path("runs")) -> Answer:
     if not found:
         raise InputError(f"{place.root}: no sweep with a claim in it")
     record = [{"sweep": name, **statement.record()} for name, statement in found]
-    return Answer(record, tabular(pd.DataFrame(sweep.verdicts(found))).text)
+    return Answer(record, lambda: markdown(pd.DataFrame(sweep.verdicts(found))))
 
 
 @command("compare")
@@ -250,7 +260,7 @@ def compare_models(
         lines.append(line)
     table = pd.DataFrame(lines)
     plain = table.map(lambda value: vars(value) if isinstance(value, stats.Interval) else value)
-    return Answer(tabular(plain).record, tabular(table).text)
+    return Answer(lambda: records(plain), lambda: markdown(table))
 
 
 @command()
@@ -384,7 +394,7 @@ def overlap_of(
     lines = []
     for (one, a), (other, b) in itertools.combinations(grafts, 2):
         lines.append({"a": one, "b": other, **a.overlap(b)})
-    return tabular(pd.DataFrame(lines))
+    return Answer(lines, lambda: markdown(pd.DataFrame(lines)))
 
 
 @command()
@@ -524,33 +534,11 @@ def send_offline(
 
     from skillgraft import sync
 
-    if not (groups := sync.plan(place := Store(root))):
-        raise InputError(f"{place.root}: no offline W&B run in it")
-    lines: list[dict[str, Any]] = []
-    refused: list[str] = []
-    for name, runs in groups:
-        checked = [(run, None if run.synced else sync.check(run)) for run in runs]
-        ready = [(run, found) for run, found in checked if found and not found.wrong]
-        unsent = [] if dry_run or not ready else sync.send(ready, entity, project)
-        for run, found in checked:
-            line: dict[str, Any] = {
-                "sweep": name,
-                "run": run.name,
-                "state": "sent before",
-                "files": None,
-            }
-            if found is not None:
-                line["state"] = "to send" if dry_run else "sent"
-                if found.wrong:
-                    line["state"] = found.wrong
-                elif run in unsent:
-                    line["state"] = "not sent"
-                line["files"] = len(found.files)
-                refused += [run.name] if found.wrong or run in unsent else []
-            lines.append(line)
+    lines = sync.deliver(Store(root), entity, project, dry_run)
+    refused = [line["run"] for line in lines if line["state"] not in sync.FINE]
     if refused:
         typer.echo(f"{len(refused)} of {len(lines)} runs cannot be sent: {refused[0]} …", err=True)
-    return replace(tabular(pd.DataFrame(lines)), wrong=bool(refused))
+    return Answer(lines, lambda: markdown(pd.DataFrame(lines)), wrong=bool(refused))
 
 
 @command()

@@ -16,14 +16,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from skillgraft import store, sweep
+from skillgraft.errors import InputError
 from skillgraft.store import Store
 
 # Of the log: a preface (":W&B", a magic number, a version), then blocks; a record is cut into pieces
 # that end with their block, each with a checksum, its length and its place in the record.
 PREFACE, BLOCK, HEAD = 7, 2**15, struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+BEFORE, LATER, SENT, REFUSED = "sent before", "to send", "sent", "not sent"  # what became of a run
+FINE = (BEFORE, LATER, SENT)
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,31 @@ def of(name: str, folder: Path, staged: Path) -> list[Offline]:
     """Return the offline run in a folder, if there is one: an online one was sent when it was made."""
     found = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     return [Offline(name, record, staged) for record in found]
+
+
+def deliver(
+    place: Store, entity: str | None, project: str | None, dry_run: bool
+) -> list[dict[str, Any]]:
+    """Send the offline runs of a store sweep by sweep, or with `dry_run` only look, and return a line a run.
+
+    `sweep`, `run`, `state` (one of FINE, or what is wrong) and `files`, how many it refers to. Raises
+    InputError where there is none.
+    """
+    if not (groups := plan(place)):
+        raise InputError(f"{place.root}: no offline W&B run in it")
+    lines = []
+    for name, runs in groups:
+        checked = {run: check(run) for run in runs if not run.synced}
+        ready = [(run, found) for run, found in checked.items() if not found.wrong]
+        unsent = [] if dry_run or not ready else send(ready, entity, project)
+        for run in runs:
+            if (found := checked.get(run)) is None:
+                state = BEFORE
+            else:
+                state = found.wrong or (LATER if dry_run else REFUSED if run in unsent else SENT)
+            files = None if found is None else len(found.files)
+            lines.append({"sweep": name, "run": run.name, "state": state, "files": files})
+    return lines
 
 
 def send(
