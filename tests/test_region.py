@@ -165,6 +165,7 @@ def test_largest_reads_a_stream(values, count, cuts, barred, guess) -> None:
         patch.setattr(region, "CHUNK", 3)  # so that candidates are sifted on the way
         found = region.largest(
             lambda: flat.split(sizes),
+            len(values),
             count,
             torch.tensor(sorted(barred), dtype=torch.int64),
             None if guess is None else torch.tensor(float(guess)),

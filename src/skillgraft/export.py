@@ -205,9 +205,7 @@ def load_applied(folder: str | Path) -> Applied:
     return Applied(classifier.eval(), encoder, known["labels"])
 
 
-def card(
-    graft: Graft, about: Mapping[str, Any], delta: bool = False, classifies: bool = True
-) -> str:
+def card(graft: Graft, about: Mapping[str, Any], delta: bool, classifies: bool) -> str:
     """Return what a checkpoint that `apply` has written says of itself, in Markdown."""
     told = {name: about.get(name) or "several" for name in ("model", "selector")}
     told["task"] = ", ".join(graft.tasks)
@@ -268,14 +266,14 @@ def extract(
                         raise InputError(
                             f"{name}: not a finite number in {pretrained} or {finetuned}"
                         )
-                    yield moved.abs_() if selector != "magnitude" else moved.abs()
+                    yield moved.abs()
 
         layout = region.Layout({name: before.shape(name) for name in names})
         count = region.region_size(sparsity, layout.total)
         if selector == "random":
             found = region.at_random(layout.total, count, seed)
         else:
-            found = region.largest(parts, count)
+            found = region.largest(parts, layout.total, count)
         indices = layout.split(found)
         values = {name: after.get(name).take(index).float() for name, index in indices.items()}
         kept = {name: before.get(name).take(index).float() for name, index in indices.items()}

@@ -246,10 +246,8 @@ def base_region(
     barred: Tensor | None = None,
 ) -> Tensor:
     """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
-    first, total = next(iter(pretrained.values())), sum(p.numel() for p in pretrained.values())
-    if count >= total and (barred is None or not barred.numel()):
-        return torch.arange(total, device=first.device)
-    size = chunk_size(first)
+    size = chunk_size(next(iter(pretrained.values())))
+    total = sum(p.numel() for p in pretrained.values())
     after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
     pairs = [groups(tensors, size) for tensors in (after.values(), pretrained.values())]
     every = region.stride(total)
@@ -263,7 +261,7 @@ def base_region(
             for n, p in pretrained.items()
         ]
     )
-    return region.largest(parts, count, barred, region.bound(sample, count, total))
+    return region.largest(parts, total, count, barred, region.bound(sample, count, total))
 
 
 def initial_scores(total: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

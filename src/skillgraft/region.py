@@ -82,7 +82,8 @@ def top(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
     at the k-th value keeps k - 1 entries and loses every tie with it.
     """
     sample = values[:: stride(values.numel())]
-    return largest(lambda: values.split(CHUNK), count, barred, bound(sample, count, values.numel()))
+    total = values.numel()
+    return largest(lambda: values.split(CHUNK), total, count, barred, bound(sample, count, total))
 
 
 def stride(total: int) -> int:
@@ -99,31 +100,36 @@ def bound(sample: Tensor, count: int, total: int) -> Tensor | None:
 
 def largest(
     parts: Callable[[], Iterable[Tensor]],
+    total: int,
     count: int,
     barred: Tensor | None = None,
     least: Tensor | None = None,
 ) -> Tensor:
-    """Return what `top` does for values that are not all in memory: `parts` yields them in order.
+    """Return what `top` does for `total` values that are not all in memory: `parts` yields them in order.
 
     They are read once, or twice where `least`, a guess, is not below `count` of them. Beside a part,
-    values and indices of 2 · `count` entries are in memory.
+    values and indices of at most 2 · `count` entries are in memory, and of no more than there are.
     """
-    chosen = once(parts(), count, barred, least)
+    room = min(total, 2 * count + CHUNK)
+    chosen = once(parts(), room, count, barred, least)
     if least is not None and chosen.numel() < count:
-        return once(parts(), count, barred, None)
+        return once(parts(), room, count, barred, None)
     return chosen
 
 
 def once(
-    parts: Iterable[Tensor], count: int, barred: Tensor | None, least: Tensor | None
+    parts: Iterable[Tensor], room: int, count: int, barred: Tensor | None, least: Tensor | None
 ) -> Tensor:
-    """Return the indices of the `count` largest values above `least`, in one pass over the parts."""
+    """Return the indices of the `count` largest values above `least`, in one pass over the parts.
+
+    `room` is for how many entries: more than `count`, or all there are.
+    """
     if count <= 0:
         return torch.empty(0, dtype=torch.int64)
     barred = None if barred is None else barred.cpu().sort().values
     # one piece of memory from the start: many small ones between the parts would tear the heap
     value, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    held, start, room = 0, 0, 2 * count + CHUNK
+    held, start = 0, 0
     for part in parts:
         if not value.numel():
             value, index = part.new_empty(room), index.new_empty(room, device=part.device)
@@ -137,7 +143,7 @@ def once(
             end, here = held + new.numel(), here[new.numel() :]
             value[held:end], index[held:end] = part[new], new + start
             held = end
-            if held == room:  # from here on a value must be above `count` of those before
+            if held == room > count:  # from here on a value must be above `count` of those before
                 least, kept = sift(value, count)
                 value[:count], index[:count], held = value[kept], index[kept], count
                 here = here[part[here] > least]
