@@ -12,7 +12,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 from skillgraft.config import ModelConfig, package_path
-from skillgraft.errors import InputError
+from skillgraft.errors import InputError, reason
 
 
 def locate(cfg: ModelConfig) -> Path:
@@ -33,9 +33,8 @@ def locate(cfg: ModelConfig) -> Path:
     try:
         return Path(snapshot_download(path, revision=cfg.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model.path={path}: neither a folder nor to be had from the hub ({reason}); "
+            f"model.path={path}: neither a folder nor to be had from the hub ({reason(error)}); "
             "with a local copy give model=hub model.path=FOLDER"
         ) from error
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from skillgraft import figure
-from skillgraft.config import ClaimConfig
+from skillgraft.config import MODELS, ClaimConfig
 from skillgraft.errors import InputError
 from skillgraft.verdict import Outcome, Statement, by_seed, holm, need, table
 
@@ -176,8 +176,8 @@ def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     for name in sorted(columns_of(rows, "graft/ood/", "/score")):
         split = name.split("/")[2]
         keys = ["task", "seed", "sparsity"]
-        names = [f"{model}/ood/{split}/score" for model in ("pretrained", "finetuned", "graft")]
-        part = full[[*keys, *names]].set_axis([*keys, "pretrained", "finetuned", "graft"], axis=1)
+        names = [f"{model}/ood/{split}/score" for model in MODELS]
+        part = full[[*keys, *names]].set_axis([*keys, *MODELS], axis=1)
         other = bias[[*keys, names[1]]].rename(columns={names[1]: "bitfit"})
         parts.append(
             part.merge(other, how="left", on=keys).assign(ood=split).dropna(subset=["graft"])
@@ -192,7 +192,7 @@ def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         collapse=long.bitfit - long.finetuned,
     )
     large, small = long[long["shift"] == "large"], long[long["shift"] == "small"]
-    models = {name: name for name in ("pretrained", "finetuned", "graft", "bitfit")}
+    models = {name: name for name in (*MODELS, "bitfit")}
     return Outcome(
         [
             Statement(

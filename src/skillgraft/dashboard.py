@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skillgraft import index
+from skillgraft.config import MODELS
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 from skillgraft.track import OVER_SIZE, SIZE
@@ -84,18 +85,17 @@ def sparsity(wr: Any, names: Collection[str]) -> list[Any]:
 
 def calibration(wr: Any, names: Collection[str]) -> list[Any]:
     """Return ECE against accuracy of each model, ECEs side by side, and the reliability diagrams."""
-    models = ("pretrained", "finetuned", "graft")
     scatters = [
         wr.ScatterPlot(
             title=f"{model}: ECE against accuracy",
             x=wr.SummaryMetric(f"{model}/test/accuracy"),
             y=wr.SummaryMetric(f"{model}/test/ece"),
         )
-        for model in models
+        for model in MODELS
     ]
     return [
         *scatters,
-        bars(wr, "ECE by selector", [f"{model}/test/ece" for model in models]),
+        bars(wr, "ECE by selector", [f"{model}/test/ece" for model in MODELS]),
         wr.MediaBrowser(title="reliability diagrams", media_keys=["reliability"]),
     ]
 
@@ -140,7 +140,7 @@ def ood(wr: Any, names: Collection[str]) -> list[Any]:
         bars(
             wr,
             f"score on {shift}",
-            [f"{model}/ood/{shift}/score" for model in ("pretrained", "finetuned", "graft")],
+            [f"{model}/ood/{shift}/score" for model in MODELS],
         )
         for shift in matching(r"graft/ood/([^/]+)/score", names)
     ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skillgraft.config import Columns, RunConfig, Source, TaskConfig
-from skillgraft.errors import InputError
+from skillgraft.errors import InputError, reason
 from skillgraft.seeds import derive
 
 SPLITS = ("train", "validation", "test")
@@ -43,9 +43,8 @@ class TaskData:
     ood: dict[str, list[Row]]
     notes: list[str]
     others: dict[str, TaskData] = field(default_factory=dict)
-    joined: dict[str, list[list[int]]] = field(
-        default_factory=dict
-    )  # split → classes that are one there
+    # split → classes that are one there
+    joined: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def evaluated(self) -> dict[str, list[Row]]:
         """Return the splits on which models are measured, by their name in metrics.json."""
@@ -156,9 +155,8 @@ def read_hub(task: TaskConfig, split: str) -> tuple[list[Record], list[str]]:
     try:
         rows = datasets.load_dataset(hub.path, hub.name, split=source, revision=hub.revision)
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"task {task.name}: cannot load {where}, split {source}, from the hub ({reason}); "
+            f"task {task.name}: cannot load {where}, split {source}, from the hub ({reason(error)}); "
             f"with a local copy give data_dir=FOLDER, with FOLDER/{task.name}/"
         ) from error
     records = ((f"{where}, {source}, row {n}", record) for n, record in enumerate(rows, 1))
@@ -389,12 +387,8 @@ def load(cfg: RunConfig) -> TaskData:
         other = cfg.ood[name]
         if is_pair(other) != is_pair(task):
             raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
-        rename = {**{label: label for label in other.labels}, **task.ood_labels}
-        parts = {n: [n] if n in task.labels else n.split(EITHER) for n in rename.values()}
-        either = {n: parts[n] for label, n in rename.items() if label in other.labels}
-        joined[f"ood/{name}"] = groups(task, either)
-        first = {label: parts[named][0] for label, named in rename.items()}
-        rows = load_split(other, "test", cfg.data_dir, list(task.labels), first)
+        rename, joined[f"ood/{name}"] = mapped(task, other)
+        rows = load_split(other, "test", cfg.data_dir, list(task.labels), rename)
         if not rows:
             raise InputError(f"task.ood: {name} has no test rows")
         ood[name] = rows[: task.test_rows]
@@ -403,21 +397,25 @@ def load(cfg: RunConfig) -> TaskData:
     return replace(own, ood=ood, others=others, joined=joined)
 
 
-def groups(task: TaskConfig, either: Mapping[str, Sequence[str]]) -> list[list[int]]:
-    """Return the labels' indices that are one class in another task: of values with several names."""
-    out = []
-    for value, names in either.items():
-        if len(names) == 1:
-            continue
-        for name in names:
+def mapped(task: TaskConfig, other: TaskConfig) -> tuple[dict[str, str], list[list[int]]]:
+    """Return another task's label → this one's, and which of this one's classes are one there, by index.
+
+    Of a label that is any of several, the first stands for it.
+    """
+    rename = {**{label: label for label in other.labels}, **task.ood_labels}
+    parts = {n: [n] if n in task.labels else n.split(EITHER) for n in rename.values()}
+    theirs = {n: parts[n] for label, n in rename.items() if label in other.labels}
+    for value, names in theirs.items():
+        for name in names if len(names) > 1 else ():
             if name not in task.labels:
                 raise InputError(
                     f"task.ood_labels: '{value}': '{name}' is none of {list(task.labels)}"
                 )
-            if any(name in others for other, others in either.items() if other != value):
+            if any(name in others for other, others in theirs.items() if other != value):
                 raise InputError(f"task.ood_labels: '{name}' stands for two classes at once")
-        out.append([list(task.labels).index(name) for name in names])
-    return out
+    order = list(task.labels)
+    joined = [[order.index(name) for name in names] for names in theirs.values() if len(names) > 1]
+    return {label: parts[named][0] for label, named in rename.items()}, joined
 
 
 def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:

@@ -3,3 +3,8 @@
 
 class InputError(Exception):
     """Bad input: one line that names the file, row or key, what was found and what was expected."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what a library says of an error, or its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -142,6 +142,7 @@ class Resumable(pl.LightningModule):
     classifier: Classifier
     folder: Path
     note: Log
+    batches: Any  # of the steps from `start` on
     losses: list[Tensor]  # of the batches since the last row of the history
 
     @property
@@ -465,6 +466,8 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
     Raises Interrupted where a signal has asked for it: after the step and with a checkpoint, and on
     several ranks after the same step.
     """
+    if module.batches.start:
+        log.info("going on from step %d", module.batches.start)
     with warnings.catch_warnings():
         ranks.ignore_warnings()
         device = next(module.parameters()).device
@@ -568,8 +571,6 @@ def finetune(
         module = FineTuning(classifier, cfg, courses, pad, folder, log, only)
         module.resume()
         module.batches.start = module.progress.step
-        if module.progress.step:
-            logging.getLogger(__name__).info("going on from step %d", module.progress.step)
         if left := len(module.batches):
             clip = cfg.finetune.clip or None
             sharded = cfg.trainer.strategy is Strategy.fsdp

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skillgraft.config import MODELS
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 SCHEME = "hub:"  # of a reference: hub:OWNER/NAME or hub:OWNER/NAME@REVISION
 FILE = "graft.safetensors"  # in a repository, as in a run's folder
 PAPER = "https://arxiv.org/abs/2302.06600"
-MODELS = {"pretrained": "pre-trained", "finetuned": "fine-tuned", "graft": "graft"}
 SHOWN = ("accuracy", "f1", "matthews", "ece", "agreement")  # of a split's metrics, on a card
 CLASSES = {"autoregressive": "AutoModelForCausalLM", "linear": "AutoModel"}  # else a masked LM
 CITATION = """@inproceedings{panigrahi2023skill,

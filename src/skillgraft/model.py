@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skillgraft.checkpoint import gguf_file, tokenizer_files
 from skillgraft.config import Kind, Pool, RunConfig
-from skillgraft.errors import InputError
+from skillgraft.errors import InputError, reason
 from skillgraft.prompt import Batch, words_to_ids
 from skillgraft.seeds import derive
 
@@ -160,8 +160,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **more)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model.path={folder}: no tokenizer ({reason})") from error
+        raise InputError(f"model.path={folder}: no tokenizer ({reason(error)})") from error
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
@@ -175,8 +174,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(place, trust_remote_code=False, **more)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model.path={folder}: {reason}") from error
+        raise InputError(f"model.path={folder}: {reason(error)}") from error
 
 
 def load_pretrained(
@@ -199,11 +197,11 @@ def load_pretrained(
             output_loading_info=True,
         )
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         key = f"model.path={folder}"
-        if re.search("attn_implementation|attention implementation|FlashAttention", reason):
+        said = reason(error)
+        if re.search("attn_implementation|attention implementation|FlashAttention", said):
             key = f"model.attention={attention} (eager fits every model): {key}"
-        raise InputError(f"{key}: {reason}") from error
+        raise InputError(f"{key}: {said}") from error
     return model, info["missing_keys"]
 
 
@@ -320,5 +318,6 @@ def compiled(classifier: Classifier, batch: Batch) -> None:
         with torch.no_grad():
             classifier({name: tensor.to(device) for name, tensor in batch.items()})
     except Exception as error:  # of dynamo, of its backend, or of a compiler: no common class
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"trainer.compile=true: torch cannot compile here ({reason})") from error
+        raise InputError(
+            f"trainer.compile=true: torch cannot compile here ({reason(error)})"
+        ) from error

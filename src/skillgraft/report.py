@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from skillgraft import bars, claims, compare, figure, store, sweep
 from skillgraft.claims import BEFORE, FULL, SCORE
+from skillgraft.config import MODELS
 from skillgraft.errors import InputError
 from skillgraft.evaluate import GAIN_FLOOR
 from skillgraft.stats import over_seeds
@@ -370,7 +371,7 @@ def across(files: pd.DataFrame) -> Item:
 
 def ood(rows: pd.DataFrame, place: Store) -> list[Item]:
     """Return bars of the score on out-of-distribution sets."""
-    rows, models = shown(single(rows)), ("pretrained", "finetuned", "graft")
+    rows, models = shown(single(rows)), tuple(MODELS)
     parts = []
     for name in claims.columns_of(rows, "graft/ood/", "/score"):
         other = name.split("/")[2]

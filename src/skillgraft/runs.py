@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from skillgraft import index, state, store
+from skillgraft.config import MODELS
 from skillgraft.errors import InputError
 from skillgraft.index import metric_of
 from skillgraft.store import Store
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from skillgraft.graft import Graft
 
-MODELS = {"pretrained": "pre-trained", "finetuned": "fine-tuned", "graft": "graft"}  # in tables
 # What a run is, in the columns of the flat table: name in the index → title.
 NAMES = {
     "id": "id", "state": "state", "task": "task", "model": "model",
