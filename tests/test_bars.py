@@ -36,6 +36,14 @@ def test_bars_are_drawn_on_a_terminal_alone(
     assert bars.shown(asked) is expected
 
 
+def test_bars_that_are_unwanted_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setenv("CI", "")
+    assert bars.shown()
+    monkeypatch.setattr(bars, "unwanted", [True])
+    assert not bars.shown()
+
+
 def test_a_bar_says_what_it_is_of_and_gives_all_items(capsys: pytest.CaptureFixture) -> None:
     assert list(bars.over(iter("abc"), "letters", 3, on=True)) == ["a", "b", "c"]
     said = capsys.readouterr()

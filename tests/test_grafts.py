@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,7 @@ from stores import add, status
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from skillgraft import figure, gc, grafts, index, store
+from skillgraft import bars, figure, gc, grafts, index, state, store
 from skillgraft.config import ClaimConfig
 
 GROUP = get_command(grafts.app).commands  # type: ignore[attr-defined]
@@ -182,3 +185,29 @@ def test_no_index_is_made_where_there_is_no_store(
         assert offered(line) == []
     assert not list((tmp_path / "runs").iterdir())
     assert [f.name for f in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("width", [200, 40])
+def test_a_table_is_drawn_on_a_terminal_that_has_room_for_it(
+    call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Elsewhere it is Markdown; a narrow one would cut the ids."""
+    plain = call("gc").stdout
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    capture = io.StringIO()
+    capture.isatty = lambda: True  # type: ignore[method-assign]
+    with contextlib.redirect_stdout(capture):
+        grafts.emit(grafts.Answer({}, plain.rstrip("\n")), as_json=False)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capture.getvalue())
+    assert (shown == plain) == (width == 40)
+    for word in re.findall(r"[\w./-]*\w", plain):
+        assert word in shown
+
+
+def test_no_progress_is_for_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[list[bool]] = []
+    monkeypatch.setattr(state, "unfinished", lambda _: said.append(list(bars.unwanted)) or [])
+    for options in ([], ["--no-progress"], []):
+        CliRunner().invoke(grafts.app, [*options, "list", "nothing"])
+    assert said == [[], [True], []]

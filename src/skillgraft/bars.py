@@ -10,10 +10,11 @@ from typing import TypeVar
 from hydra.core.hydra_config import HydraConfig
 
 T = TypeVar("T")
+unwanted: list[bool] = []  # not empty: `grafts --no-progress`
 
 
 def shown(asked: bool | None = None) -> bool:
-    """Return whether bars are drawn: as asked; else on a terminal, outside of CI, and for one job at once.
+    """Return whether bars are drawn: as asked, else on a terminal outside of CI, for one job, if wanted.
 
     Bars of several jobs of a sweep on one terminal would write over each other.
     """
@@ -22,7 +23,7 @@ def shown(asked: bool | None = None) -> bool:
     alone = True
     if HydraConfig.initialized():
         alone = HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
-    return sys.stderr.isatty() and not os.environ.get("CI") and alone
+    return sys.stderr.isatty() and not os.environ.get("CI") and not unwanted and alone
 
 
 def over(items: Iterable[T], what: str, total: int, on: bool) -> Iterable[T]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from skillgraft import index, state, store
+from skillgraft import bars, index, state, store
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 
@@ -39,6 +39,16 @@ class OneLine(TyperGroup):
 
 
 app = typer.Typer(cls=OneLine, help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def options(
+    no_progress: Annotated[
+        bool, typer.Option("--no-progress", help="No progress bars, on a terminal neither.")
+    ] = False,
+) -> None:
+    """Set what holds for every command."""
+    bars.unwanted[:] = [True] * no_progress
 
 
 def complete(incomplete: str) -> list[str]:
@@ -115,9 +125,28 @@ def emit(answer: Answer, as_json: bool) -> None:
     """Print an answer as one JSON document or as text. Raises typer.Exit(1) where something is wrong."""
     found = answer.record if as_json else answer.text
     found = found() if callable(found) else found
-    typer.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else found)
+    if as_json or not (sys.stdout.isatty() and found.startswith("|")):
+        typer.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else found)
+    else:
+        draw(found)
     if answer.wrong:
         raise typer.Exit(1)
+
+
+def draw(text: str) -> None:
+    """Print a text that begins with a Markdown table, the table drawn where the terminal is wide enough.
+
+    Drawn narrower it would be without the ends of ids.
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console, lines = Console(), text.splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    if max(map(len, rows)) > console.width:
+        return typer.echo(text)
+    console.print(Markdown("\n".join(rows)))
+    return typer.echo("\n".join(lines[len(rows) :]), nl=len(lines) > len(rows))
 
 
 def loaded(path: Path) -> Graft:
