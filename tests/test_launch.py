@@ -6,7 +6,11 @@ import importlib.util
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,7 +81,7 @@ def test_jobs_at_once(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int,
 
 
 def test_jobs_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more at once than there are GPUs, and they take turns."""
+    """No more at once than there are GPUs."""
     monkeypatch.setattr(launch, "cores", lambda: 16)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert launch.jobs(2, "gpu") == 3
@@ -85,9 +89,49 @@ def test_jobs_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.gpus("gpu") == 3
     assert launch.gpus("gpu", 1) == 1
     assert launch.gpus("cpu", 1) is None
-    assert [launch.turn(job, 3) for job in range(5)] == [0, 1, 2, 0, 1]
-    assert launch.turn(4, 1) == 0  # as where SLURM shows the job only its own
-    assert launch.turn(None, 3) == 0
+
+
+HOLD = """
+import sys, time
+from skillgraft import launch
+with launch.free(sys.argv[2:], int(sys.argv[1])) as index:
+    print(index, flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def job_on_a_gpu(number: int, gpus: list[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start a process that takes a GPU; give it, and the index of what it got. It is killed at the end."""
+    arguments = [sys.executable, "-c", HOLD, str(number), *gpus]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_each_job_gets_a_gpu_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job takes a free one whatever its number; a killed job's is free again; too many share."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)  # looked up anew
+    gpus = ["GPU-a", "GPU-b", "GPU-c"]
+    with job_on_a_gpu(1, gpus) as (_, first), job_on_a_gpu(4, gpus) as (killed, second):
+        assert (first, second) == (1, 2)  # both begin at 1
+        with launch.free(["GPU-b"]) as index:  # all that this job sees, which is lent
+            assert index == 0
+        assert "no free GPU of 1: this job shares number 0" in caplog.text
+        with launch.free(gpus) as index, launch.free(gpus, 2) as shared:
+            assert (index, shared) == (0, 2)
+        with launch.free(gpus) as index:  # the last one has given it back
+            assert index == 0
+        killed.kill()
+        killed.wait()
+        with launch.free(gpus, 1) as index:
+            assert index == 2
 
 
 def test_cores_are_those_that_may_be_used() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+log = logging.getLogger(__name__)
 # The launchers that a plugin brings, and the extra that installs it.
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 PLUGIN = "_plugin"
@@ -79,6 +85,25 @@ def too_many(n_jobs: int, threads: int, accelerator: str = "cpu") -> str | None:
     )
 
 
-def turn(job: int | None, count: int) -> int:
-    """Return which of `count` GPUs the job of a number takes: each the next; a single run the first."""
-    return (job or 0) % count
+@contextmanager
+def free(gpus: Sequence[str], job: int | None = None) -> Iterator[int]:
+    """Lend a job the index of a GPU that no other job of this machine and user has, until it ends.
+
+    `gpus` are the names of those that this process sees, the same in every process. Jobs look from
+    their number on, so that they seldom ask for the same one; where all are lent, as when more jobs
+    were asked for than fit, a job shares that of its number. The locks are the kernel's: a killed
+    job gives its GPU back.
+    """
+    from filelock import FileLock, Timeout
+
+    order = [((job or 0) + step) % len(gpus) for step in range(len(gpus))]
+    with ExitStack() as held:
+        for index in order:
+            file = f"skillgraft-{os.getuid()}-{gpus[index]}.lock"
+            with suppress(Timeout):
+                held.enter_context(FileLock(Path(tempfile.gettempdir()) / file, blocking=False))
+                break
+        else:
+            index = order[0]
+            log.warning("no free GPU of %d: this job shares number %d", len(gpus), index)
+        yield index

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -212,41 +212,59 @@ class Making:
         """Do the whole run and publish it."""
         with self.timed("imports"):
             from skillgraft import track
-        with self.timed("load"):
-            self.load()
-        with track.tracking(self.cfg, self.identity, self.folder) as tracker:
-            cached = self.finetuned(tracker)
-            with self.timed("graft"):
-                graft = self.choose(cached, tracker)
-            with self.timed("evaluate"):
-                metrics, predictions = self.evaluate(cached, graft)
-            with self.timed("report"):
-                self.report(metrics, predictions, graft, tracker)
-        self.finish(graft, cached, job)
+        with self.on_device():
+            with self.timed("load"):
+                self.load()
+            with track.tracking(self.cfg, self.identity, self.folder) as tracker:
+                cached = self.finetuned(tracker)
+                with self.timed("graft"):
+                    graft = self.choose(cached, tracker)
+                with self.timed("evaluate"):
+                    metrics, predictions = self.evaluate(cached, graft)
+                with self.timed("report"):
+                    self.report(metrics, predictions, graft, tracker)
+            self.finish(graft, cached, job)
 
     # ------------------------------------------------------------------------------- stages
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """Set threads and device for the run; on one of several GPUs, one that no other job has.
+
+        Raises InputError where torch does not see as many GPUs as `trainer` asks for.
+        """
+        import torch
+
+        from skillgraft import ranks
+
+        trainer, seen = self.cfg.trainer, torch.cuda.device_count()
+        torch.set_num_threads(self.cfg.threads)
+        ranks.quiet()
+        self.device = torch.device("cuda" if trainer.accelerator == "gpu" else "cpu")
+        if self.device.type == "cpu":
+            yield
+            return
+        if not torch.cuda.is_available():
+            raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
+        if seen < trainer.devices:
+            raise InputError(f"trainer.devices={trainer.devices}: torch sees {seen} GPUs")
+        # what cuBLAS wants for the same bits, before its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
+        one = launch.free(names, job_number()) if trainer.devices == 1 else nullcontext(0)
+        with one as index:
+            # the current device is what "cuda" means from here on, and what Lightning is given
+            torch.cuda.set_device(index)
+            yield
 
     def load(self) -> None:
         """Load tokenizer, rows as token ids, and the pre-trained model: the last check of the input."""
         import torch
 
-        from skillgraft import checkpoint, model, prompt, ranks
+        from skillgraft import checkpoint, model, prompt
 
         cfg = self.cfg
-        torch.set_num_threads(cfg.threads)
-        ranks.quiet()
-        gpu = cfg.trainer.accelerator == "gpu"
-        if gpu and not torch.cuda.is_available():
-            raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
-        if gpu and torch.cuda.device_count() < cfg.trainer.devices:
-            raise InputError(
-                f"trainer.devices={cfg.trainer.devices}: torch sees {torch.cuda.device_count()} GPUs"
-            )
-        if gpu:  # the variable is what cuBLAS wants for the same bits, before its first use
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-            # the current device is what "cuda" means from here on, and what Lightning is given
-            torch.cuda.set_device(launch.turn(job_number(), torch.cuda.device_count()))
         self.read = provenance.files(cfg, self.place.cache / "digests")
         folder = checkpoint.locate(cfg.model)
         tokenizer = model.load_tokenizer(folder)
@@ -266,7 +284,6 @@ class Making:
             self.panels[name] = Panel(task, splits, words)
             self.trains[name] = encoder(part.train)
         self.own = self.panels[cfg.task.name]
-        self.device = torch.device("cuda" if gpu else "cpu")
         if cfg.trainer.strategy is not Strategy.fsdp:  # else θ_pre stays on the CPU
             self.classifier.to(self.device)
         self.start()
