@@ -158,6 +158,19 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
     assert len(sweep.begun) == 1
 
 
+@pytest.mark.skipif("joblib" not in INSTALLED, reason="joblib's launcher is not installed")
+def test_a_job_waits_for_the_one_that_it_builds_on(tmp_path: Path) -> None:
+    """Both start at once, and the second wants the size of the region that the first comes to."""
+    done = command(
+        "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "graft=learned,movement",
+        "graft.match=learned", *TINY, *FEW, "graft.steps=40", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").glob("toy_film-*"))) == 2
+    log = next((tmp_path / "runs").glob(".jobs/*/1/skillgraft.log"))
+    assert "waiting for an earlier job of the sweep" in log.read_text()
+
+
 def test_the_variables_of_slurm_are_not_lightnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

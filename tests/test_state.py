@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from runs import TINY, command, make
 
-from skillgraft import run, state, stop, store
+from skillgraft import lease, run, state, stop, store
 from skillgraft.errors import InputError
 
 MOVEMENT = (*TINY, "graft=movement")
@@ -179,3 +181,33 @@ def test_a_sweep_has_a_summary_on_wandb(broken: tuple[Path, subprocess.Completed
     assert about["display_name"] == sweep.name
     names = {path.name.split("_")[0] for path in sweep.glob("wandb/*/files/media/table/*")}
     assert names == {"runs", "over"}
+
+
+def test_what_earlier_jobs_of_a_sweep_may_still_make(tmp_path: Path) -> None:
+    """Running, or not started for a moment; not what has ended, was killed, or is silent without a lease."""
+    place, job = store.Store(tmp_path / "runs"), tmp_path / "2"
+    files = [tmp_path / str(number) / store.RUN_FILE for number in range(4)]
+    for file in files:
+        file.parent.mkdir()
+    with state.recorded(files[2], id=None) as tell:
+        tell()
+        own = store.read_json(files[2])
+        assert state.earlier(job, place)  # 0 and 1 are to start
+        store.write_json(files[2], own | {"since": time.time() - 2 * state.START})
+        assert not state.earlier(job, place)  # they never will
+        store.write_json(files[3], own)  # a later one does not count
+        for ended in ("whole", "failed", "interrupted"):
+            store.write_json(files[0], own | {"state": ended})
+            assert not state.earlier(job, place)
+        store.write_json(files[1], own)
+        assert state.earlier(job, place)
+        store.write_json(files[1], own | {"started": own["started"] - 100})  # another of its pid
+        assert not state.earlier(job, place)
+        elsewhere = own | {"machine": "far", "id": "a-run"}
+        store.write_json(files[1], elsewhere)
+        assert state.earlier(job, place)
+        silent = time.time() - 2 * lease.STALE
+        os.utime(files[1], (silent, silent))
+        assert not state.earlier(job, place)
+        with place.lock("a-run"):
+            assert state.earlier(job, place)

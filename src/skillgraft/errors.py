@@ -5,6 +5,10 @@ class InputError(Exception):
     """Bad input: one line that names the file, row or key, what was found and what was expected."""
 
 
+class NotThere(InputError):
+    """A run that another one builds on is not in the store; another job may be about to make it."""
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of what a library says of an error, or its class where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -27,6 +28,7 @@ from skillgraft import (
     index,
     known,
     launch,
+    lease,
     provenance,
     runs,
     state,
@@ -44,7 +46,7 @@ from skillgraft.config import (
     TaskConfig,
     Train,
 )
-from skillgraft.errors import InputError
+from skillgraft.errors import InputError, NotThere
 from skillgraft.seeds import derive
 from skillgraft.store import MADE, SHARED, Identity, Store
 
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from skillgraft.track import Tracker
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 NARROW = {  # titles of the short table, in two lines
     "pre-trained": "pre-\ntrained", "fine-tuned": "fine-\ntuned", "graft": "\ngraft",
     "agreement": "agree-\nment", "relative gain": "rel.\ngain",
@@ -95,7 +98,9 @@ def find_or_make(
     cfg.task.verbalizer = config.verbalizer(cfg.task)
     config.expand(cfg, list(folders))
     store.absolute_paths(cfg)
-    store.resolve_after(cfg)
+    place = Store(cfg.store)
+    there = partial(wait_for, place=place, job=job, tell=tell)
+    there(lambda: store.resolve_after(cfg))
     for stage in store.chain(cfg):
         if stage["task"] in (cfg.task.name, *cfg.others):
             continue  # a task that comes back is measured as the run's own
@@ -103,10 +108,9 @@ def find_or_make(
         cfg.others[stage["task"]] = cast(TaskConfig, task)
     read = known.reads(cfg, folders) if answer is not None else None
     rows = data.load(cfg)
-    store.resolve_paths(cfg, rows)
-    size = store.matched_size(cfg, rows)
+    there(lambda: store.resolve_paths(cfg, rows))
+    size = there(lambda: store.matched_size(cfg, rows))
     identity = store.identify(cfg, rows, size)
-    place = Store(cfg.store)
     tell(id=identity.id)  # so that a sweep knows its runs, under any launcher
     if answer is not None and read is not None:
         known.remember(answer, read, cfg, rows, size, identity)
@@ -127,6 +131,26 @@ def find_or_make(
         unfinished.unlink()  # what is whole says so itself
     show(place.run(identity.id))
     return place.run(identity.id)
+
+
+def wait_for(look: Callable[[], T], place: Store, job: Path | None, tell: Callable[..., None]) -> T:
+    """Return what a look for other runs in the store finds; earlier jobs of a sweep may still make them.
+
+    Raises NotThere where none can come.
+    """
+    going, said = job is not None and job_number() is not None, False
+    while True:
+        try:
+            return look()
+        except NotThere as error:
+            if job is None or not going:
+                raise
+            tell()  # this job is alive, and this is its time
+            if going := state.earlier(job, place):
+                if not said:
+                    log.info("waiting for an earlier job of the sweep: %s", error)
+                    said = True
+                time.sleep(lease.POLL)  # else it may have come just now: a last look
 
 
 def found(folder: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from skillgraft import lease, store
 from skillgraft.store import Store
 
 RUNNING, WHOLE, FAILED, INTERRUPTED = "running", "whole", "failed", "interrupted"
+START = 300.0  # seconds after which a job that ought to have started by now counts as gone
 
 
 @contextmanager
@@ -22,9 +21,7 @@ def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
 
     What is yielded adds values to it. An exception is recorded by its class and message, and goes on.
     """
-    record = {
-        "state": RUNNING, **values, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time(),
-    }  # fmt: skip
+    record = {"state": RUNNING, **values, "since": time.time(), **lease.own_record()}
 
     def tell(**more: Any) -> None:
         record.update(more)
@@ -54,3 +51,30 @@ def unfinished(place: Store) -> list[dict[str, Any]]:
             # killed, where it had no time to say anything else
             found.append(record | {"state": record["state"].replace(RUNNING, INTERRUPTED)})
     return found
+
+
+def earlier(job: Path, place: Store) -> bool:
+    """Return whether a job of a smaller number of the same sweep runs or is about to start.
+
+    `job` is the folder of the asking one, whose record was written just now: by its time the
+    others' are judged. Launchers start jobs in their order, so that whoever waits for earlier ones
+    waits for one that does not wait.
+    """
+    own = job / store.RUN_FILE
+    now, begun = own.stat().st_mtime, store.read_json(own)["since"]
+    for number in reversed(range(int(job.name))):  # the last ones are the likeliest to run
+        file = job.parent / str(number) / store.RUN_FILE
+        try:
+            record, touched = store.read_json(file), file.stat().st_mtime
+        except FileNotFoundError:
+            if now - begun < START:
+                return True
+            continue
+        if record["state"] != RUNNING or lease.is_gone(record):
+            continue
+        if record.get("machine") == lease.machine():  # its process is there
+            return True
+        name = record["id"]
+        if now - touched < lease.STALE or (name and lease.holder(place.lease(name))):
+            return True
+    return False

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from skillgraft import checkpoint, hub, index, lease
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
-from skillgraft.errors import InputError
+from skillgraft.errors import InputError, NotThere
 
 log = logging.getLogger(__name__)
 RUN_FILE = "run.json"  # in a job's folder: which run it made or found, and what became of it
@@ -120,13 +120,14 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
 
 
 def the_one(runs: list[dict[str, Any]], key: str, what: str, hint: str = "") -> dict[str, Any]:
-    """Return the one run that was found, or raise InputError.
+    """Return the one run that was found, or raise InputError: NotThere where there is none.
 
     Runs that differ in comparison models only have the same region and count as one.
     """
     if len({run.get("region", run["id"]) for run in runs}) != 1:
         names = ", ".join(run["id"] for run in runs) or "none"
-        raise InputError(f"{key}: expected one whole run {what}, found {names}{hint}")
+        kind = InputError if runs else NotThere
+        raise kind(f"{key}: expected one whole run {what}, found {names}{hint}")
     return runs[0]
 
 
