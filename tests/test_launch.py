@@ -88,14 +88,17 @@ def test_jobs_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.jobs(8, "gpu") == 2
     assert launch.gpus("gpu") == 3
     assert launch.gpus("gpu", 1) == 1
+    assert launch.jobs(2, "gpu", 2) == 1
+    assert launch.jobs(2, "cpu", 2) == 4
+    assert "2 and trainer.devices=2" in (launch.too_many(5, 2, "cpu", 2) or "")
     assert launch.gpus("cpu", 1) is None
 
 
 HOLD = """
 import sys, time
 from skillgraft import launch
-with launch.free(sys.argv[2:], int(sys.argv[1])) as index:
-    print(index, flush=True)
+with launch.free(sys.argv[2:], 1, int(sys.argv[1])) as own:
+    print(*own, flush=True)
     time.sleep(600)
 """
 
@@ -121,17 +124,18 @@ def test_each_job_gets_a_gpu_of_its_own(
     gpus = ["GPU-a", "GPU-b", "GPU-c"]
     with job_on_a_gpu(1, gpus) as (_, first), job_on_a_gpu(4, gpus) as (killed, second):
         assert (first, second) == (1, 2)  # both begin at 1
-        with launch.free(["GPU-b"]) as index:  # all that this job sees, which is lent
-            assert index == 0
-        assert "no free GPU of 1: this job shares number 0" in caplog.text
-        with launch.free(gpus) as index, launch.free(gpus, 2) as shared:
-            assert (index, shared) == (0, 2)
-        with launch.free(gpus) as index:  # the last one has given it back
-            assert index == 0
+        with launch.free(["GPU-b"]) as own:  # all that this job sees, which is lent
+            assert own == launch.lent == [0]
+        assert "too few of 1 GPUs are free: this job shares [0]" in caplog.text
+        assert launch.lent == []
+        with launch.free(gpus) as own, launch.free(gpus, job=2) as shared:
+            assert (own, shared) == ([0], [2])
+        with launch.free(gpus, 2) as own:  # the last one has given it back
+            assert own == [0, 1]
         killed.kill()
         killed.wait()
-        with launch.free(gpus, 1) as index:
-            assert index == 2
+        with launch.free(gpus, 2, job=1) as own:
+            assert own == [2, 0]
 
 
 def test_cores_are_those_that_may_be_used() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from runs import command
 
-from skillgraft import claims, config, store
+from skillgraft import claims, cli, config, lease, store, sweep
 
 FILES = sorted(
     f"{file.parent.name}={file.stem}"
@@ -67,12 +70,12 @@ def test_sweep_file(file: str) -> None:
             task: OmegaConf.load(config.CONF / "task" / f"{task}.yaml") for task in axes["task"]
         }
         assert stated <= {f"{task}/{ood}" for task, file in files.items() for ood in file.ood}
-    group, _, sweep = file.partition("=")
+    group, _, name = file.partition("=")
     assert str(whole.hydra.mode) == "RunMode.MULTIRUN"
     if group in ("paper", "embedded"):
-        assert whole.claim.name == sweep
+        assert whole.claim.name == name
         assert axes["seed"] == ["13", "21", "42", "87", "100"]
-    first, second = (config.SWEEPS / group / f"{sweep}.yaml").read_text().splitlines()[:2]
+    first, second = (config.SWEEPS / group / f"{name}.yaml").read_text().splitlines()[:2]
     assert first == "# @package _global_"
     assert second.startswith(f"# skillgraft +{file}")
 
@@ -163,3 +166,117 @@ def test_the_same_sweep_again_has_the_same_record(swept: tuple[Path, str]) -> No
     assert len(list((root / "sweeps").iterdir())) == 1
     assert again.stdout.count("already whole") + again.stderr.count("already whole") == 2
     assert "fine-" not in again.stdout.split("already whole")[1]  # a line, no table
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Start a sweep of two seeds as Hydra would and return the folder of its jobs; none is run."""
+    monkeypatch.setattr(sweep, "begun", [])
+    monkeypatch.setattr("sys.argv", ["skillgraft", "-m", "seed=13,21", "force=true"])
+    config.register()
+
+    def start(name: str, *overrides: str) -> Path:
+        jobs = tmp_path / name
+        given = ["seed=13,21", "logger=none", f"store={tmp_path}/runs", *overrides]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            base = [override for override in given if "," not in override]
+            cfg = compose("run", [*base, f"hydra.sweep.dir={jobs}"], return_hydra_config=True)
+        with open_dict(cfg):
+            cfg.hydra.overrides.task = given
+        sweep.Record().on_multirun_start(cfg)
+        return jobs
+
+    return start
+
+
+def end(jobs: Path, number: int, **values: object) -> None:
+    """Write what has become of a job."""
+    (jobs / str(number)).mkdir(exist_ok=True)
+    store.write_json(jobs / str(number) / store.RUN_FILE, {"id": None, **values})
+
+
+def test_two_starts_of_one_sweep_end_by_themselves(
+    begin: Callable[..., Path], capsys: pytest.CaptureFixture
+) -> None:
+    first, second = begin("first"), begin("second")
+    sweep.begun.reverse()
+    for number, name in enumerate(("run-a", "run-b")):
+        end(first, number, state="whole", id=name)
+    assert sweep.finish()
+    assert "2 of 2 jobs are whole" in capsys.readouterr().out
+    end(second, 0, state="failed", error="InputError", message="of a test")
+    assert not sweep.finish()
+    printed = capsys.readouterr()
+    assert "failed: seed=13" in printed.err
+    assert "not started: seed=21" in printed.err
+    assert "just these again: skillgraft -m seed=13,21\n" in printed.err  # not by force
+
+
+def test_what_an_earlier_start_has_made_stays_in_the_record(
+    begin: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Broken off before its first job, or in the middle, a sweep is still drawn from all its runs."""
+    jobs = begin("first")
+    for number, name in enumerate(("run-a", "run-b")):
+        end(jobs, number, state="whole", id=name)
+    sweep.finish()
+    (file,) = (tmp_path / "runs" / "sweeps").glob("*/record.json")
+    begin("killed", "force=true")
+    sweep.begun.clear()
+    record = store.read_json(file)
+    assert sweep.run_ids(record, sweep.jobs_of(record)) == ["run-a", "run-b"]
+    end(begin("broken"), 1, state="whole", id="run-c")
+    sweep.finish()
+    assert store.read_json(file)["runs"] == ["run-a", "run-c"]
+
+
+def test_no_job_starts_without_the_record(begin: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(SystemExit) as caught:
+        begin("first")
+    assert str(caught.value.code).startswith("skillgraft: the sweep's record: ")
+
+
+def test_what_failed_is_listed_though_the_claim_breaks(
+    begin: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("of a test")
+
+    monkeypatch.setattr(sweep, "report", broken)
+    jobs = begin("first")
+    end(jobs, 0, state="whole", id="run-a")
+    assert not sweep.finish()
+    assert "not started: seed=21" in capsys.readouterr().err
+    assert "KeyError" in caplog.text
+
+
+def test_the_end_waits_for_the_jobs_that_still_run(begin: Callable[..., Path]) -> None:
+    """As after submitit has given up at the first that was killed."""
+    sweep.outlast()  # outside of a sweep
+    jobs = begin("first")
+    for number, others in enumerate(({"pid": 0, "started": 0}, {})):
+        end(jobs, number, state="running", **(lease.own_record() | others))
+    later = threading.Timer(1.0, end, (jobs, 1), {"state": "whole"})
+    later.start()
+    sweep.outlast()
+    assert not later.is_alive()
+
+
+def test_a_sweep_that_is_asked_to_end_between_jobs_has_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    came = []
+    monkeypatch.setattr(cli, "app", lambda: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sweep, "finish", lambda: came.append("end"))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert came == ["end"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import cast
@@ -59,7 +60,14 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         try:
+            # between its jobs, and where others make them, a sweep that is asked to end still has its end
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
             app()
+        except Exception:
+            from skillgraft import sweep
+
+            sweep.outlast()
+            raise
         finally:
             from skillgraft import sweep
 

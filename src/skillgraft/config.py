@@ -362,6 +362,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("skillgraft.sweeps", lambda: SWEEPS.as_uri(), replace=True)
     OmegaConf.register_new_resolver("skillgraft.jobs", launch.jobs, replace=True)
     OmegaConf.register_new_resolver("skillgraft.gpus", launch.gpus, replace=True)
+    OmegaConf.register_new_resolver("skillgraft.cpus", launch.cpus, replace=True)
     launch.set_aside()
 
 

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft import bars, ranks, stop
+from skillgraft import bars, launch, ranks, stop
 from skillgraft.config import (
     FinetuneConfig,
     Metric,
@@ -439,10 +439,9 @@ def make_trainer(
 ) -> pl.Trainer:
     """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
     shown = bars.shown(cfg.trainer.progress)
-    gpu, devices = cfg.trainer.accelerator == "gpu", cfg.trainer.devices
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=[torch.cuda.current_device()] if gpu and devices == 1 else devices,
+        devices=[*launch.lent] or cfg.trainer.devices,
         strategy=ranks.strategy(cfg.trainer, sharded),
         precision=cfg.trainer.precision,  # type: ignore[arg-type]
         max_epochs=1,

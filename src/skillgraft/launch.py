@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 # The launchers that a plugin brings, and the extra that installs it.
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 PLUGIN = "_plugin"
+lent: list[int] = []  # the GPUs that this process's job has, while it has some
 
 
 class Launchers(dict[str, Any]):
@@ -67,43 +68,59 @@ def gpus(accelerator: str, most: int | None = None) -> int | None:
     return torch.cuda.device_count()
 
 
-def jobs(threads: int, accelerator: str = "cpu") -> int:
-    """Return how many jobs fit at once: max(1, cores ÷ threads), on GPUs no more than there are."""
-    fit = max(1, cores() // max(1, threads))
-    found = gpus(accelerator)
-    return fit if found is None else max(1, min(fit, found))
+def cpus(threads: int, devices: int = 1) -> int:
+    """Return how many cores a job takes: `threads` for the process of each of its devices."""
+    return max(1, threads) * devices
 
 
-def too_many(n_jobs: int, threads: int, accelerator: str = "cpu") -> str | None:
+def jobs(threads: int, accelerator: str = "cpu", devices: int = 1) -> int:
+    """Return how many jobs of so many devices fit at once: into the cores, and on GPUs into these."""
+    fit, found = cores() // cpus(threads, devices), gpus(accelerator)
+    return max(1, fit if found is None else min(fit, found // devices))
+
+
+def too_many(n_jobs: int, threads: int, accelerator: str = "cpu", devices: int = 1) -> str | None:
     """Return a warning where more jobs are to go at once than fit; joblib counts below 0 from all cores."""
-    at_once, fit = n_jobs if n_jobs > 0 else cores() + 1 + n_jobs, jobs(threads, accelerator)
+    at_once, fit = (
+        n_jobs if n_jobs > 0 else cores() + 1 + n_jobs,
+        jobs(threads, accelerator, devices),
+    )
     if at_once <= fit:
         return None
+    each = f"threads={threads}" + (f" and trainer.devices={devices}" if devices > 1 else "")
     return (
-        f"hydra.launcher.n_jobs={n_jobs}: {at_once} jobs at once, with threads={threads} on "
+        f"hydra.launcher.n_jobs={n_jobs}: {at_once} jobs at once, with {each} on "
         f"{cores()} cores; {fit} would fit"
     )
 
 
 @contextmanager
-def free(gpus: Sequence[str], job: int | None = None) -> Iterator[int]:
-    """Lend a job the index of a GPU that no other job of this machine and user has, until it ends.
+def free(gpus: Sequence[str], count: int = 1, job: int | None = None) -> Iterator[list[int]]:
+    """Lend a job the indices of `count` GPUs that no other job of this machine and user has, until it ends.
 
     `gpus` are the names of those that this process sees, the same in every process. Jobs look from
-    their number on, so that they seldom ask for the same one; where all are lent, as when more jobs
-    were asked for than fit, a job shares that of its number. The locks are the kernel's: a killed
-    job gives its GPU back.
+    their number on, so that they seldom ask for the same ones; where too few are free, as when more
+    jobs were asked for than fit, a job shares those that come first. The locks are the kernel's: a
+    killed job gives its GPUs back.
     """
     from filelock import FileLock, Timeout
 
-    order = [((job or 0) + step) % len(gpus) for step in range(len(gpus))]
+    first = (job or 0) * count
+    order = [(first + step) % len(gpus) for step in range(len(gpus))]
+    own: list[int] = []
     with ExitStack() as held:
         for index in order:
             file = f"skillgraft-{os.getuid()}-{gpus[index]}.lock"
-            with suppress(Timeout):
-                held.enter_context(FileLock(Path(tempfile.gettempdir()) / file, blocking=False))
-                break
-        else:
-            index = order[0]
-            log.warning("no free GPU of %d: this job shares number %d", len(gpus), index)
-        yield index
+            if len(own) < count:
+                with suppress(Timeout):
+                    held.enter_context(FileLock(Path(tempfile.gettempdir()) / file, blocking=False))
+                    own.append(index)
+        if len(own) < count:
+            shared = [index for index in order if index not in own][: count - len(own)]
+            log.warning("too few of %d GPUs are free: this job shares %s", len(gpus), shared)
+            own += shared
+        lent[:] = own
+        try:
+            yield own
+        finally:
+            lent.clear()

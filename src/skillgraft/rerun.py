@@ -251,7 +251,7 @@ def redraw(sweep: Path, scratch: Store, names: Sequence[str]) -> tuple[Path, lis
     folder.mkdir(parents=True)
     record = store.read_json(sweep / "record.json")
     # no job folders: the runs are those that were made again
-    record |= {"jobs": str(folder), "runs": list(names)}
+    record |= {"jobs": str(folder), "ids": [], "runs": list(names)}
     store.write_json(folder / "record.json", record)
     conclude(folder, record, compare.collect(scratch, record["runs"]))
     verdicts = [cells(f / "verdict.json") for f in (sweep, folder)]

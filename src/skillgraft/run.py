@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -276,10 +276,8 @@ class Making:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
-        one = launch.free(names, job_number()) if trainer.devices == 1 else nullcontext(0)
-        with one as index:
-            # the current device is what "cuda" means from here on, and what Lightning is given
-            torch.cuda.set_device(index)
+        with launch.free(names, trainer.devices, job_number()) as own:
+            torch.cuda.set_device(own[0])  # what "cuda" means from here on
             yield
 
     def load(self) -> None:

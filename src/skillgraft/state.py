@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,25 @@ def earlier(job: Path, place: Store) -> bool:
     others' are judged. Launchers start jobs in their order, so that whoever waits for earlier ones
     waits for one that does not wait.
     """
-    own = job / store.RUN_FILE
+    own, numbers = job / store.RUN_FILE, range(int(job.name))
     now, begun = own.stat().st_mtime, store.read_json(own)["since"]
-    for number in reversed(range(int(job.name))):  # the last ones are the likeliest to run
-        file = job.parent / str(number) / store.RUN_FILE
+    if going(job.parent, numbers, place, now):
+        return True
+    files = (job.parent / str(number) / store.RUN_FILE for number in numbers)
+    return now - begun < START and not all(file.is_file() for file in files)
+
+
+def going(jobs: Path, numbers: Sequence[int], place: Store, now: float) -> bool:
+    """Return whether any of a sweep's jobs runs at the time `now` of the file system.
+
+    A job in a process that can be seen from here runs as long as that is there; another one has
+    written its record within a minute, or holds the lease of its run.
+    """
+    for number in reversed(numbers):  # the last ones are the likeliest to run
+        file = jobs / str(number) / store.RUN_FILE
         try:
             record, touched = store.read_json(file), file.stat().st_mtime
         except FileNotFoundError:
-            if now - begun < START:
-                return True
             continue
         if record["state"] != RUNNING or lease.is_gone(record):
             continue

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -388,7 +389,8 @@ def is_whole(folder: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON, whole or not at all: NaN is an error, never a value."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")  # two processes may write one record
+    # two processes may write one record, and those of two containers may have the same number
+    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     scratch.replace(path)
 

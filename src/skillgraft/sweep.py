@@ -35,44 +35,67 @@ log = logging.getLogger(__name__)
 GROUPS = ("paper", "embedded", "beyond")  # of multirun_sweeps/
 SILENT = ("store=", "force=", "logger", "hydra")  # overrides that do not make it another sweep
 PLAN, ENDED = "plan.json", "ended.txt"  # in the folder of a sweep's jobs
-begun: list[Path] = []  # the record's folder of this process's sweep, once it has started
+# folder and record of this process's sweep, once it has started: another process that starts the
+# same sweep meanwhile writes a record of its own jobs there
+begun: list[tuple[Path, dict[str, Any]]] = []
 
 
 class Record(Callback):
     """Hydra's callback: writes the record of a sweep when it starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write `STORE/sweeps/<name>-<hash>/record.json`: overrides, sweep file, claim, job folders."""
-        settings = config.hydra
-        if (n_jobs := settings.launcher.get("n_jobs")) is not None:
-            warning = launch.too_many(n_jobs, config.threads, config.trainer.accelerator)
-            if warning:
-                log.warning(warning)
-        choices = settings.runtime.choices
-        name = "-".join(f"{g}-{choices[g]}" for g in GROUPS if choices.get(g)) or "sweep"
-        overrides = [o for o in settings.overrides.task if not o.lstrip("+").startswith(SILENT)]
-        params = settings.sweeper.get("params")  # null where -m on the command line has all axes
-        axes = cast(dict[str, str], OmegaConf.to_container(params)) if params else {}
-        digest = store.short_hash({"overrides": sorted(overrides), "axes": axes})
-        folder = store.Store(config.store).sweeps / f"{name}-{digest}"
-        folder.mkdir(parents=True, exist_ok=True)
-        jobs, plan = Path(settings.sweep.dir).absolute(), planned(axes, settings.overrides.task)
-        record = {
-            "name": name,
-            "command": shlex.join(["skillgraft", *sys.argv[1:]]),
-            "overrides": list(settings.overrides.task),
-            "axes": axes,
-            "claim": OmegaConf.to_container(config.claim),
-            "logger": configuration.plain(config.logger),
-            "jobs": str(jobs),
-            "planned": plan,
-            "started": (started := time.time()),
-            "runs": [],
-        }
-        store.write_json(folder / "record.json", record)
-        jobs.mkdir(parents=True, exist_ok=True)
-        store.write_json(jobs / PLAN, {"total": len(plan), "started": started})
-        begun.append(folder)
+        """Begin the sweep's record; where that fails no job is started."""
+        try:
+            begun.append(begin(config))
+        except (InputError, OSError) as error:
+            sys.exit(f"skillgraft: the sweep's record: {error}")  # Hydra only warns of an exception
+
+
+def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
+    """Write `STORE/sweeps/<name>-<hash>/record.json`: overrides, sweep file, claim, job folders.
+
+    Returns the folder and the record. What an earlier start of the same sweep has made is kept in it.
+    """
+    settings = config.hydra
+    if (n_jobs := settings.launcher.get("n_jobs")) is not None:
+        trainer = config.trainer
+        warning = launch.too_many(n_jobs, config.threads, trainer.accelerator, trainer.devices)
+        if warning:
+            log.warning(warning)
+    choices = settings.runtime.choices
+    name = "-".join(f"{g}-{choices[g]}" for g in GROUPS if choices.get(g)) or "sweep"
+    overrides = telling(settings.overrides.task)
+    params = settings.sweeper.get("params")  # null where -m on the command line has all axes
+    axes = cast(dict[str, str], OmegaConf.to_container(params)) if params else {}
+    digest = store.short_hash({"overrides": sorted(overrides), "axes": axes})
+    folder = store.Store(config.store).sweeps / f"{name}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs, plan = Path(settings.sweep.dir).absolute(), planned(axes, settings.overrides.task)
+    earlier = store.read_json(file) if (file := folder / "record.json").is_file() else {}
+    ids = {tuple(telling(job["overrides"])): job["id"] for job in jobs_of(earlier)}
+    again = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
+    record = {
+        "name": name,
+        "command": shlex.join(["skillgraft", *again]),
+        "overrides": list(settings.overrides.task),
+        "axes": axes,
+        "claim": OmegaConf.to_container(config.claim),
+        "logger": configuration.plain(config.logger),
+        "jobs": str(jobs),
+        "planned": plan,
+        "ids": [ids.get(tuple(telling(overrides))) for overrides in plan],
+        "started": (started := time.time()),
+        "runs": earlier.get("runs", []),
+    }
+    store.write_json(file, record)
+    jobs.mkdir(parents=True, exist_ok=True)
+    store.write_json(jobs / PLAN, {"total": len(plan), "started": started})
+    return folder, record
+
+
+def telling(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that tell one sweep, or one of its jobs, from another."""
+    return [o for o in overrides if not o.lstrip("+").startswith(SILENT)]
 
 
 def planned(axes: Mapping[str, str], overrides: Sequence[str]) -> list[list[str]]:
@@ -105,15 +128,16 @@ def progress(job: Path) -> None:
 def jobs_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what has become of every job of a sweep, in the jobs' order.
 
-    `overrides`, `state` (None: never started), `id`, `finetuned` (None: found whole), `error` and
-    `message`.
+    `overrides`, `state` (None: never started), `id` (of one that has not been started this time: of
+    an earlier start), `finetuned` (None: found whole), `error` and `message`.
     """
-    found = []
+    found, ids = [], dict(enumerate(record.get("ids", ())))
     for number, overrides in enumerate(record.get("planned", ())):  # an older record has none
         file = Path(record["jobs"]) / str(number) / store.RUN_FILE
         known = store.read_json(file) if file.is_file() else {}
-        names = ("state", "id", "finetuned", "error", "message")
-        found.append({"overrides": overrides, **{name: known.get(name) for name in names}})
+        names = ("state", "finetuned", "error", "message")
+        job = {"overrides": overrides, "id": known.get("id") or ids.get(number)}
+        found.append(job | {name: known.get(name) for name in names})
     return found
 
 
@@ -130,12 +154,18 @@ def finish() -> bool:
     """
     if not begun:
         return True
-    folder = begun.pop()
-    record = store.read_json(folder / "record.json")
+    folder, record = begun.pop()
     jobs = jobs_of(record)
-    record["runs"] = run_ids(record, jobs)
+    record["ids"], record["runs"] = [job["id"] for job in jobs], run_ids(record, jobs)
     store.write_json(folder / "record.json", record)
-    report(folder, record)
+    shown = True
+    try:
+        report(folder, record)
+    except (
+        Exception
+    ):  # whatever W&B, or a claim on half of its runs, comes to: what failed is listed
+        log.exception("the sweep's claim and summary")
+        shown = False
     missing = [job for job in jobs if job["state"] != state.WHOLE]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are whole; the sweep's record: {folder}")
     weights = Counter(job["finetuned"] for job in jobs)
@@ -144,7 +174,24 @@ def finish() -> bool:
         print(f"fine-tunings: {made} made, {shared} taken from the store")
     if missing:
         show_missing(missing, record["command"], store.Store(folder.parents[1]))
-    return not missing
+    return shown and not missing
+
+
+def outlast() -> None:
+    """Wait for the jobs of this process's sweep that still run.
+
+    submitit's launcher gives up at the first that was killed, and leaves the others running.
+    """
+    if not begun:
+        return
+    folder, record = begun[-1]
+    jobs, place, said = Path(record["jobs"]), store.Store(folder.parents[1]), False
+    numbers = range(len(record["planned"]))
+    while state.going(jobs, numbers, place, lease.file_time(jobs / PLAN)):
+        if not said:
+            log.info("waiting for the jobs that still run")
+            said = True
+        time.sleep(lease.POLL)
 
 
 def report(folder: Path, record: Mapping[str, Any]) -> None:
