@@ -60,6 +60,18 @@ def bare(measured: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in measured.items() if k not in ("agreement", "relative_gain")}
 
 
+def test_a_first_stage_that_is_measured_on_more_is_the_same_stage(
+    place: Path, stages: list[Path]
+) -> None:
+    """A store may hold it twice, with and without OOD sets; the next stage is one run all the same."""
+    twice = make(place, *MOVED, f"task={TASKS[0]}", "task.ood=[toy_film_slang]")
+    try:
+        assert twice != stages[0]
+        assert make(place, *MOVED, f"task={TASKS[1]}") == stages[1]
+    finally:
+        shutil.rmtree(twice)
+
+
 # -------------------------------------------------------------------------------- with grafts
 
 

@@ -56,6 +56,11 @@ class TaskData:
         content = {"train": self.train, **self.evaluated()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def training_digest(self) -> str:
+        """Return the sha256 of the rows on which weights and region depend: training and validation."""
+        content = [self.train, self.validation]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
 
 def is_pair(task: TaskConfig) -> bool:
     """Return whether the task's template takes two texts."""

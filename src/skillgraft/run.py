@@ -797,6 +797,7 @@ class Making:
             "finetuned": self.identity.finetuned,
             "setting": self.identity.setting,
             "region": self.identity.region,
+            "left": self.identity.left,
             "stage": self.identity.stage,
             "regions": graft.tasks,
             "config": config.identity(cfg),

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,9 @@ class Identity:
     `finetuned` names the fine-tuning it shares; `peers` is equal for runs that differ in task and
     data only; `rivals` for runs that differ in the selector and its options only; `setting` for
     runs that differ in the seed and the rows it draws; `region` for runs whose region is the same,
-    since they differ in comparison models only; `stage` names a place in a sequence of tasks.
+    since they differ in comparison models only; `left` for runs that leave the next stage of a
+    sequence the same, since they differ in these or in what they are measured on; `stage` names a
+    place in a sequence of tasks.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Identity:
     rivals: str
     setting: str
     region: str
+    left: str
     stage: str
     digests: Mapping[str, str]
 
@@ -77,8 +80,8 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
     if cfg.model.after is not None:
         before = read_json(Path(cfg.model.after) / "status.json")
         rows = {name: part.digest() for name, part in data.others.items()}
-        # what the last stage left, which comparison models do not change, and what is measured again
-        values["digest.after"] = short_hash({"left": before.get("region", before["id"]), **rows})
+        # what the last stage left, and what is measured again
+        values["digest.after"] = short_hash({"left": left_by(before), **rows})
     if cfg.finetune.tasks:
         tasks = {**cfg.others, cfg.task.name: cfg.task}
         rows = {name: part.digest() for name, part in data.others.items()}
@@ -115,17 +118,36 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
             }
         ),
         region=short_hash(without(beside)),
+        left=short_hash(
+            {**without(beside, "digest.data", "task.ood"), "train": data.training_digest()}
+        ),
         stage=stage(cfg, [*(c["task"] for c in chain(cfg)), cfg.task.name]),
         digests=digests,
     )
 
 
-def the_one(runs: list[dict[str, Any]], key: str, what: str, hint: str = "") -> dict[str, Any]:
+def region_of(run: Mapping[str, Any]) -> str:
+    """Return a name of a run's region by its status; a record of an older version has the run's own."""
+    return str(run.get("region", run["id"]))
+
+
+def left_by(run: Mapping[str, Any]) -> str:
+    """Return a name of what a run leaves the next stage of a sequence, by its status."""
+    return str(run.get("left", region_of(run)))
+
+
+def the_one(
+    runs: list[dict[str, Any]],
+    key: str,
+    what: str,
+    hint: str = "",
+    same: Callable[[Mapping[str, Any]], str] = region_of,
+) -> dict[str, Any]:
     """Return the one run that was found, or raise InputError: NotThere where there is none.
 
-    Runs that differ in comparison models only have the same region and count as one.
+    Runs whose regions, or what `same` names, are the same count as one.
     """
-    if len({run.get("region", run["id"]) for run in runs}) != 1:
+    if len({same(run) for run in runs}) != 1:
         names = ", ".join(run["id"] for run in runs) or "none"
         kind = InputError if runs else NotThere
         raise kind(f"{key}: expected one whole run {what}, found {names}{hint}")
@@ -246,6 +268,7 @@ def resolve_after(cfg: RunConfig) -> None:
             "model.sequence",
             f"of this setting as the stage {' > '.join(earlier)} in {place.root}",
             "; run the tasks in their order, or name one with model.after",
+            left_by,
         )
         cfg.model.after = str(place.run(run["id"]))
 
