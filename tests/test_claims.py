@@ -176,6 +176,19 @@ def test_overlap(tmp_path: Path) -> None:
     assert found["learned: IoU of similar − of other pairs"] == "holds"
 
 
+def test_empty_regions_are_left_off_a_curve() -> None:
+    frame = pd.DataFrame(
+        {"task": "a", "x": [0.0, 1e-3, 0.1], "y": [0.5, 0.6, 0.7], "by": "learned"}
+    )
+    (axis, *_) = figure.curves(frame, "y", "by").axes
+    assert axis.get_xscale() == "log"
+    assert axis.get_xlim() == pytest.approx((1e-3 / 1.3, 0.13))
+    assert axis.get_xlabel() == "sparsity (0 is left off)"
+    assert axis.lines[0].get_xdata().tolist() == [1e-3, 0.1]
+    (axis, *_) = figure.curves(frame[:1], "y", "by").axes  # nothing but an empty one
+    assert (axis.get_xscale(), axis.get_xlabel()) == ("linear", "sparsity")
+
+
 def test_composition(tmp_path: Path) -> None:
     def run(seed: int, region: list[str], gains: dict[str, float], after: float) -> dict[str, Any]:
         names = {t: "test" if t == "a" else f"tasks/{t}" for t in "abc"}
