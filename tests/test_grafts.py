@@ -140,7 +140,7 @@ def test_numbers_of_a_table_are_numbers(call: Callable[..., Result]) -> None:
     for line in lines:
         (file,) = Path("runs").glob(f"{line['task']}-*/metrics.json")
         ece = store.read_json(file)["graft"]["test"]["ece"]
-        assert line["graft/test/ece"] == {"mean": ece, "std": None, "n": 1}
+        assert line["graft/test/ece"] == {"mean": ece, "low": None, "high": None, "n": 1}
 
 
 def offered(line: str) -> list[str]:

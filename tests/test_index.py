@@ -10,12 +10,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from stores import add, metrics, status
 
 from skillgraft import compare, index
+from skillgraft.stats import over_seeds
 from skillgraft.store import Store
 
 
@@ -177,17 +177,23 @@ def test_table_over_seeds(root: Path) -> None:
     frame = compare.collect(Store(root))
     assert frame["id"].tolist() == sorted(status(n)["id"] for n in range(12))
     names = ["graft/test/accuracy", "graft/test/relative_gain", "region/size"]
-    table = compare.over_seeds(frame, names)
+    table, exact = (compare.over_seeds(frame, names, f) for f in (compare.cell, compare.numbers))
     assert table["n"].tolist() == [5, 5, 2]
     for _, line in table.iterrows():
         measured = [metrics(n) for n in range(12) if status(n)["task"] == line["task"]]
         accuracy = [m["graft"]["test"]["accuracy"] for m in measured]
         size = [m["region"]["size"] for m in measured]
-        assert line[names[0]] == f"{np.mean(accuracy):.3f} ± {np.std(accuracy, ddof=1):.3f}"
-        assert line[names[2]] == f"{np.mean(size):,.0f} ± {np.std(size, ddof=1):,.0f}"
+        for name, values, form in ((names[0], accuracy, ".3f"), (names[2], size, ",.0f")):
+            found = over_seeds(values)
+            assert found is not None
+            assert line[name] == f"{found.mean:{form}} ± {found.high - found.mean:{form}}"
+            numbers = exact.loc[line.name, name]
+            assert numbers == pytest.approx(vars(found))
         assert line[names[1]] == ("1.000" if line["n"] == 2 else "1.000 ± 0.000")  # n=11 has none
     one = compare.over_seeds(frame[:1], names)
     assert "±" not in one[names[0]][0]
+    (alone,) = compare.over_seeds(frame[:1], names, compare.numbers)[names[0]]
+    assert (alone["low"], alone["high"], alone["n"]) == (None, None, 1)
     none = compare.over_seeds(frame.assign(**{names[1]: pd.Series(None, dtype=object)}), names)
     assert set(none[names[1]]) == {"–"}
 

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
-from runs import command
+from runs import command, composed
 
 from skillgraft import claims, cli, config, lease, store, sweep
 
@@ -78,6 +78,19 @@ def test_sweep_file(file: str) -> None:
     first, second = (config.SWEEPS / group / f"{name}.yaml").read_text().splitlines()[:2]
     assert first == "# @package _global_"
     assert second.startswith(f"# skillgraft +{file}")
+
+
+def test_gpt2_has_the_papers_constants() -> None:
+    """The command in the sweep's file, composed: section 2 of the method at 64 shots, judged at 0.05 %."""
+    text = (config.SWEEPS / "paper" / "sparsity_curve.yaml").read_text()
+    (line,) = (line for line in text.splitlines() if "model=gpt2" in line)
+    cfg = composed(*line.removeprefix("# skillgraft ").partition("  ")[0].split())
+    config.check(cfg)
+    assert (cfg.model.name, cfg.finetune.kind, cfg.claim.at) == ("gpt2", "autoregressive", 5e-4)
+    assert cfg.model.graftable == cfg.model.blocks["autoregressive"]
+    one, roberta = cfg.finetune, composed("+paper=sparsity_curve").finetune
+    assert (one.optimizer, one.lr, one.batch_size, one.steps) == ("sgd", 5e-3, 4, 1000)
+    assert {**one, "kind": None} == {**roberta, "kind": None}
 
 
 @pytest.fixture(scope="module")

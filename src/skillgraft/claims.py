@@ -7,17 +7,26 @@ puts it in; the range's verdict is `stats.verdict`'s.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from skillgraft import figure
+from skillgraft import compare, figure
 from skillgraft.config import MODELS, ClaimConfig
 from skillgraft.errors import InputError
-from skillgraft.verdict import Outcome, Statement, by_seed, holm, need, table
+from skillgraft.evaluate import GAIN_FLOOR
+from skillgraft.verdict import Outcome, Statement, by_seed, holm, need, one_each, table
+
+if TYPE_CHECKING:
+    from skillgraft.graft import Graft
 
 KEPT = 0.95  # the share of the fine-tuned score that the paper calls localized
+AT = 1e-4  # the sparsity of the paper's figures, where `claim.at` has none that stands for it
 SCORE = "graft/test/score"
 FULL, BEFORE = "finetuned/test/score", "pretrained/test/score"
 
@@ -33,6 +42,42 @@ def measured_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(x=rows.groupby(keys)["region/sparsity"].transform("mean"))
 
 
+def option(rows: pd.DataFrame, name: str, default: str | float) -> pd.Series:
+    """Return an option of the runs; one at its default is not among the values that name a run."""
+    if f"config/{name}" not in rows:
+        return pd.Series(default, rows.index)
+    return rows[f"config/{name}"].fillna(default)
+
+
+def learned(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Return the runs with a learned region, one a task, sparsity, seed and `more`.
+
+    Raises InputError where there is none, or several.
+    """
+    found = rows[rows.selector == "learned"]
+    if found.empty:
+        raise InputError("no run of this sweep has a learned region")
+    return one_each(found, "task", "sparsity", *more)
+
+
+def by_sparsity(rows: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
+    """Return the rows of each sparsity asked for, the smallest first."""
+    return [(float(str(sparsity)), part) for sparsity, part in rows.groupby("sparsity")]
+
+
+def levels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each sparsity with the words that name it: none where it is the only one."""
+    parts = by_sparsity(rows)
+    return [(f" at sparsity {s:g}" if len(parts) > 1 else "", part) for s, part in parts]
+
+
+def apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the sparsity in the task's name where there are several, for bars by task."""
+    if rows.sparsity.nunique() < 2:
+        return rows
+    return rows.assign(task=rows.task + ", " + rows.sparsity.map("{:g}".format))
+
+
 # ---------------------------------------------------------------------------------------------
 # The eleven claims
 
@@ -40,19 +85,20 @@ def measured_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
 def sparsity_curve(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Skill is local: at most 0.01 % of the parameters keep more than 95 % of the fine-tuned score."""
     need(rows, SCORE, FULL)
+    rows = one_each(rows, "task", "selector", "sparsity")
     rows = rows.assign(kept=rows[SCORE] / rows[FULL])
-    learned = rows[rows.selector == "learned"]
+    own, highest = rows[rows.selector == "learned"], options.at or AT
     statements = [
         Statement(
             f"learned graft ÷ fine-tuned at sparsity {sparsity:g} "
             f"({part['region/size'].mean():,.0f} entries)",
-            "> 0.95 at ≤ 1e-4 (≤ 8,500 entries)",
+            "> 0.95 at ≤ 1e-4 (≤ 8,500 entries; GPT-2: 5e-4)" if sparsity <= highest else "–",
             by_seed(part, "kept"),
-            low=KEPT,
+            KEPT if sparsity <= highest else -math.inf,
         )
-        for sparsity, part in learned.groupby("sparsity")
+        for sparsity, part in by_sparsity(own)
     ]
-    at = learned[learned.sparsity == (options.at or learned.sparsity.max())]
+    at = own[own.sparsity == highest]
     return Outcome(
         statements,
         table(
@@ -80,48 +126,52 @@ def calibration(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     models = ("finetuned", "finetuned_scaled", "graft", "graft_scaled")
     errors = {f"{model}/test/ece": model.replace("_", ", ") for model in models}
     need(rows, *errors)
-    rows = rows[rows.selector == "learned"]
+    rows = learned(rows)
     full, scaled, graft, both = (rows[name] for name in errors)
     rows = rows.assign(less=full - graft, rival=scaled - graft, fair=scaled - both)
-    means = rows.groupby("seed")[list(errors)].mean().loc[list(by_seed(rows, "less"))]
-    share = 1 - means["graft/test/ece"] / means["finetuned/test/ece"]
-    return Outcome(
-        [
+    statements, notes = [], []
+    for level, part in levels(rows):
+        means = part.groupby("seed")[list(errors)].mean().loc[list(by_seed(part, "less"))]
+        share = 1 - means["graft/test/ece"] / means["finetuned/test/ece"]
+        statements += [
             Statement(
-                "share of the fine-tuned ECE that the graft is without (of means over tasks)",
-                "0.40 to 0.90",
+                f"share of the fine-tuned ECE that the graft is without (of means over tasks){level}",
+                "0.40 to 0.90 (here: > 0.40)",
                 {int(str(seed)): float(value) for seed, value in share.items()},
                 low=0.4,
             ),
             Statement(
-                "ECE: fine-tuned − graft",
-                "0.043, 0.092 (SST-2, QNLI)",
-                by_seed(rows, "less"),
+                f"ECE: fine-tuned − graft{level}",
+                "0.043, 0.092 (SST-2, QNLI; here: > 0)",
+                by_seed(part, "less"),
                 low=0,
             ),
             Statement(
-                "ECE: fine-tuned with a fitted temperature − graft",
-                "not measured",
-                by_seed(rows, "rival"),
+                f"ECE: fine-tuned with a fitted temperature − graft{level}",
+                "not measured (here: > 0)",
+                by_seed(part, "rival"),
                 low=0,
             ),
             Statement(
-                "ECE: both with a fitted temperature, fine-tuned − graft",
-                "not measured",
-                by_seed(rows, "fair"),
+                f"ECE: both with a fitted temperature, fine-tuned − graft{level}",
+                "not measured (here: > 0)",
+                by_seed(part, "fair"),
                 low=0,
             ),
-        ],
+        ]
+        notes.append(f"ECE of fine-tuned − graft{level} {holm(part, 'less', 0)}")
+    return Outcome(
+        statements,
         table(rows, ["task", "sparsity"], errors),
-        lambda: figure.bars(rows, errors, "ECE"),
-        [f"ECE of fine-tuned − graft {holm(rows, 'less', 0)}"],
+        lambda: figure.bars(apart(rows), errors, "ECE"),
+        notes,
     )
 
 
 def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """The graft against the fine-tuned model: score, ECE, agreement, on single sentences and on pairs."""
     need(rows, SCORE, FULL)
-    rows = rows[rows.selector == "learned"]
+    rows = learned(rows)
     rows = rows.assign(
         gap=rows[SCORE] - rows[FULL],
         less=rows["finetuned/test/ece"] - rows["graft/test/ece"],
@@ -130,21 +180,35 @@ def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         .map({True: "pair", False: "single"}),
     )
     paper = {"single": (-0.007, 0.050, 0.93), "pair": (-0.034, 0.096, 0.86)}
-    statements = []
-    for kind, part in rows.groupby("kind", sort=False):
-        score, ece, agreement = paper[str(kind)]
+    statements, notes = [], []
+    groups = [
+        (str(kind), level, part)
+        for kind, of in rows.groupby("kind", sort=False)
+        for level, part in levels(of)
+    ]
+    for kind, level, part in groups:
+        score, ece, agreement = paper[kind]
         statements += [
             Statement(
-                f"{kind}: graft − fine-tuned score", f"{score}", by_seed(part, "gap"), low=score
+                f"{kind}: graft − fine-tuned score{level}",
+                f"{score}",
+                by_seed(part, "gap"),
+                low=score,
             ),
-            Statement(f"{kind}: ECE, fine-tuned − graft", f"{ece}", by_seed(part, "less"), low=ece),
             Statement(
-                f"{kind}: agreement",
+                f"{kind}: ECE, fine-tuned − graft{level}",
+                f"{ece}",
+                by_seed(part, "less"),
+                low=ece,
+            ),
+            Statement(
+                f"{kind}: agreement{level}",
                 f"{agreement}",
                 by_seed(part, "graft/test/agreement"),
                 low=agreement,
             ),
         ]
+        notes.append(f"{kind}: graft − fine-tuned score{level} {holm(part, 'gap', score)}")
     names = {BEFORE: "pre-trained", FULL: "fine-tuned", SCORE: "graft"}
     columns = {
         "region/size": "entries",
@@ -157,31 +221,24 @@ def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     return Outcome(
         statements,
         table(rows, ["kind", "task", "sparsity"], columns),
-        lambda: figure.bars(rows, names, "score"),
-        [
-            f"{kind}: graft − fine-tuned score {holm(part, 'gap', paper[str(kind)][0])}"
-            for kind, part in rows.groupby("kind", sort=False)
-        ],
+        lambda: figure.bars(apart(rows), names, "score"),
+        notes,
     )
 
 
 def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
-    full = rows[rows["config/finetune.train"] != "bias"]
-    bias = rows[rows["config/finetune.train"] == "bias"]
-    parts, shifts = (
-        [],
-        {**dict.fromkeys(options.small, "small"), **dict.fromkeys(options.large, "large")},
-    )
+    full, bias = by_training(rows, "task", "sparsity")
+    shifts = {**dict.fromkeys(options.small, "small"), **dict.fromkeys(options.large, "large")}
+    parts = []
     for name in sorted(columns_of(rows, "graft/ood/", "/score")):
         split = name.split("/")[2]
         keys = ["task", "seed", "sparsity"]
         names = [f"{model}/ood/{split}/score" for model in MODELS]
         part = full[[*keys, *names]].set_axis([*keys, *MODELS], axis=1)
         other = bias[[*keys, names[1]]].rename(columns={names[1]: "bitfit"})
-        parts.append(
-            part.merge(other, how="left", on=keys).assign(ood=split).dropna(subset=["graft"])
-        )
+        part = part.merge(other, how="left", on=keys).assign(ood=split).dropna(subset=["graft"])
+        parts += [part] if len(part) else []
     if not parts:
         raise InputError("no run of this sweep has an OOD set")
     long = pd.concat(parts, ignore_index=True)
@@ -191,55 +248,74 @@ def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         gain=long.graft - long.finetuned,
         collapse=long.bitfit - long.finetuned,
     )
-    large, small = long[long["shift"] == "large"], long[long["shift"] == "small"]
-    models = {name: name for name in (*MODELS, "bitfit")}
-    return Outcome(
-        [
+    statements = []
+    for level, part in levels(long):
+        large, small = part[part["shift"] == "large"], part[part["shift"] == "small"]
+        statements += [
             Statement(
-                "large shift: graft − fine-tuned", "≥ 0.05", by_seed(large, "gain"), low=0.05
+                f"large shift: graft − fine-tuned{level}",
+                "≥ 0.05",
+                by_seed(large, "gain"),
+                low=0.05,
             ),
             Statement(
-                "small shift: graft − fine-tuned",
+                f"small shift: graft − fine-tuned{level}",
                 "close to 0 (here: within 0.02)",
                 by_seed(small, "gain"),
                 -0.02,
                 0.02,
             ),
             Statement(
-                "large shift: BitFit − fine-tuned",
+                f"large shift: BitFit − fine-tuned{level}",
                 "collapses (< 0)",
                 by_seed(large, "collapse"),
                 high=0,
             ),
-        ],
+        ]
+    models = {name: name for name in (*MODELS, "bitfit") if long[name].notna().any()}
+    return Outcome(
+        statements,
         table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),
-        lambda: figure.bars(long.assign(task=long.task + " → " + long.ood), models, "score"),
+        lambda: figure.bars(apart(long.assign(task=long.task + " → " + long.ood)), models, "score"),
     )
+
+
+def by_training(rows: pd.DataFrame, *keys: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the runs whose fine-tuning trained more than biases, and BitFit's: one a seed and keys each.
+
+    Raises InputError where there are none of the first.
+    """
+    bias = option(rows, "finetune.train", "full") == "bias"
+    if bias.all():
+        raise InputError(
+            "no run of this sweep trains more than biases: finetune.train=full is wanted"
+        )
+    return one_each(rows[~bias], *keys), one_each(rows[bias], *keys)
 
 
 def movement(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Learned against movement at equal size: far better where small, equal where large."""
-    keys = ["task", "seed", "sparsity"]
-    pairs = rows[rows.selector == "learned"].merge(
-        rows[rows.selector == "movement"], on=keys, suffixes=("", "/movement")
+    both = one_each(
+        rows[rows.selector.isin(["learned", "movement"])], "task", "selector", "sparsity"
     )
-    need(pairs, SCORE)
+    keys = ["task", "seed", "sparsity"]
+    pairs = both[both.selector == "learned"].merge(
+        both[both.selector == "movement"], on=keys, suffixes=("", "/movement")
+    )
+    if pairs.empty:
+        raise InputError("no learned run of this sweep has its movement run of one task and seed")
     pairs = pairs.assign(ahead=pairs[SCORE] - pairs[f"{SCORE}/movement"])
-    levels = sorted(pairs.sparsity.unique())
-    statements = [
-        Statement(
-            f"learned − movement at sparsity {sparsity:g} "
-            f"({part['region/size'].mean():,.0f} entries)",
-            "far better at 1e-5 … 1e-4"
-            if sparsity != levels[-1]
-            else "they meet (here: within 0.01)",
-            by_seed(part, "ahead"),
-            0.0 if sparsity != levels[-1] else -0.01,
-            math.inf if sparsity != levels[-1] else 0.01,
-        )
-        for sparsity, part in pairs.groupby("sparsity")
-    ]
-    both = rows[rows.selector.isin(["learned", "movement"])]
+    statements = []
+    for sparsity, part in by_sparsity(pairs):
+        if sparsity <= (options.at or AT):
+            paper, low, high = "far better at 1e-5 … 1e-4 (here: better, > 0)", 0.0, math.inf
+        elif sparsity == pairs.sparsity.max():
+            paper, low, high = "they meet (here: within 0.01)", -0.01, 0.01
+        else:
+            paper, low, high = "–", -math.inf, math.inf
+        name = f"learned − movement at sparsity {sparsity:g}"
+        size = f"({part['region/size'].mean():,.0f} entries)"
+        statements.append(Statement(f"{name} {size}", paper, by_seed(part, "ahead"), low, high))
     return Outcome(
         statements,
         table(
@@ -250,7 +326,7 @@ def movement(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         lambda: figure.curves(measured_sparsity(both), SCORE, "selector", (BEFORE, FULL)),
         [
             f"sparsity {sparsity:g}: learned − movement {holm(part, 'ahead', 0)}"
-            for sparsity, part in pairs.groupby("sparsity")
+            for sparsity, part in by_sparsity(pairs)
         ],
     )
 
@@ -262,11 +338,13 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         key=lambda name: int(name.split("/")[0].removeprefix("lottery_")),
     )
     need(rows, "lottery_0/test/score", SCORE)
-    rows = rows[rows.selector == "learned"]
+    rows = learned(rows)
     statements = []
     for name in tickets:
         steps = name.split("/")[0].removeprefix("lottery_")
         kept = rows.assign(kept=rows[name] / rows[FULL])
+        # the best of fewer sparsities, or over fewer tasks, is another number
+        kept = kept[kept.seed.isin(list(by_seed(kept, "kept")))]
         best = kept.groupby(["seed", "sparsity"])["kept"].mean().groupby("seed").max().reset_index()
         statements.append(
             Statement(
@@ -299,15 +377,13 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
 
 def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """BitFit learns in 0.1 % of the parameters; the biases of a fully fine-tuned model hold no skill."""
-    keys = ["task", "seed"]
-    full = rows[rows["config/finetune.train"] != "bias"]
-    bias = rows[rows["config/finetune.train"] == "bias"][[*keys, FULL]].rename(
-        columns={FULL: "bitfit"}
-    )
-    both = full.merge(bias, on=keys)
-    need(both, SCORE, "bitfit")
+    need(rows, SCORE, FULL)
+    full, bias = by_training(rows, "task")
+    bias = bias[["task", "seed", FULL]].rename(columns={FULL: "bitfit"})
+    both = full.merge(bias, how="left", on=["task", "seed"])
     both = both.assign(kept=both[SCORE] / both[FULL], rival=both.bitfit / both[FULL])
-    names = {BEFORE: "pre-trained", FULL: "fine-tuned", "bitfit": "BitFit", SCORE: "bias graft"}
+    titles = {BEFORE: "pre-trained", FULL: "fine-tuned", "bitfit": "BitFit", SCORE: "bias graft"}
+    names = {name: title for name, title in titles.items() if both[name].notna().any()}
     return Outcome(
         [
             Statement(
@@ -330,10 +406,7 @@ def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
 def adamw(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """AdamW's skill is not local in single-task training, unless an l1 term holds the movement sparse."""
     need(rows, SCORE, FULL)
-    strength = (
-        rows["config/finetune.l1"] if "config/finetune.l1" in rows else pd.Series(0.0, rows.index)
-    )
-    rows = rows[rows.selector == "learned"].assign(l1=strength.fillna(0.0))
+    rows = learned(rows.assign(l1=option(rows, "finetune.l1", 0.0)), "l1")
     rows = rows.assign(kept=rows[SCORE] / rows[FULL])
     at = rows[rows.sparsity == (options.at or rows.sparsity.min())]
     statements = [
@@ -363,16 +436,51 @@ def adamw(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
 
 
 def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a pair of tasks, selector and seed: `iou` of their regions, and that of chance."""
-    found = []
-    for name in columns_of(rows, "overlap/", "/iou"):
-        other = name.split("/")[1]
-        for _, run in rows[rows[name].notna()].iterrows():
-            pair = {"a": run.task, "b": other, "iou": run[name]}
-            chance = run[f"overlap/{other}/chance"]
-            found.append({**run[["seed", "selector", "sparsity"]], **pair, "chance": chance})
-    names = ["seed", "selector", "sparsity", "a", "b", "iou", "chance"]
-    return pd.DataFrame(found, columns=names)
+    """Return a row a pair of tasks, selector, seed and setting: `iou` of their regions, and that of chance.
+
+    Each pair is there once, by whichever run recorded it. Runs that ended at the same time have no
+    record of each other: theirs is made here, from their grafts.
+    """
+    wanted = ["folder", "id", "peers", "task", "seed", "selector", "sparsity"]
+    known = [name for name in map(str, rows) if name.startswith("overlap/")]
+    found = {}
+    # runs of one region differ in comparison models only
+    for peers, group in rows.drop_duplicates("region").groupby("peers", sort=False):
+        load = functools.cache(compare.stored)
+        runs = group.sort_values("task", kind="stable")[wanted + known].to_dict("records")
+        for one, other in combinations(runs, 2):
+            names = {"a": one["task"], "b": other["task"]}
+            pair = (peers, *names.values())
+            if names["a"] == names["b"] or pair in found:
+                continue
+            measured = recorded(one, other) or recorded(other, one) or measure(one, other, load)
+            if measured is not None:
+                setting = {name: one[name] for name in ("seed", "selector", "sparsity")}
+                found[pair] = {**setting, **names, **measured}
+    columns = ["seed", "selector", "sparsity", "a", "b", "iou", "chance"]
+    # two empty regions have no overlap
+    return pd.DataFrame(found.values(), columns=columns).dropna(subset=["iou"])
+
+
+def recorded(run: Mapping[Hashable, Any], other: Mapping[Hashable, Any]) -> dict[str, Any] | None:
+    """Return the overlap with another run as a run recorded it, or None where it did not."""
+    name = f"overlap/{other['task']}"
+    if run.get(f"{name}/run") != other["id"]:
+        return None
+    return {key: run[f"{name}/{key}"] for key in ("iou", "chance")}
+
+
+def measure(
+    run: Mapping[Hashable, Any], other: Mapping[Hashable, Any], load: Callable[[Path], Graft | None]
+) -> dict[str, Any] | None:
+    """Return the overlap of two runs' regions by their graft files, or None where there is none."""
+    a, b = load(Path(run["folder"])), load(Path(other["folder"]))
+    if (
+        a is None or b is None or a.base != b.base
+    ):  # stages of a sequence start from different bases
+        return None
+    shares = a.overlap(b)
+    return {key: shares[key] for key in ("iou", "chance")}
 
 
 def similar(options: ClaimConfig, a: str, b: str) -> bool:
@@ -384,38 +492,43 @@ def overlap(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Regions of different tasks in one multi-task model hardly overlap; those of similar tasks most."""
     pairs = pairs_of(rows)
     need(pairs, "iou")
+    if pairs.duplicated(["seed", "selector", "sparsity", "a", "b"]).any():
+        one_each(rows, "task", "selector", "sparsity")  # says in what they differ
     pairs = pairs.assign(
         alike=[similar(options, a, b) for a, b in zip(pairs.a, pairs.b, strict=True)]
     )
     statements = []
-    for selector, part in pairs.groupby("selector", sort=False):
+    groups = [
+        (f"{selector}{level}", part)
+        for selector, of in pairs.groupby("selector", sort=False)
+        for level, part in levels(of)
+    ]
+    for name, part in groups:
         near, far = by_seed(part[part.alike], "iou"), by_seed(part[~part.alike], "iou")
         statements += [
             Statement(
-                f"{selector}: IoU of two tasks, mean of pairs",
+                f"{name}: IoU of two tasks, mean of pairs",
                 "almost disjoint (here: < 0.1)",
                 by_seed(part, "iou"),
                 high=0.1,
             ),
             Statement(
-                f"{selector}: IoU of random regions of these sizes", "–", by_seed(part, "chance")
+                f"{name}: IoU of random regions of these sizes", "–", by_seed(part, "chance")
             ),
             Statement(
-                f"{selector}: IoU of similar − of other pairs",
+                f"{name}: IoU of similar − of other pairs",
                 "> 0",
                 {seed: value - far[seed] for seed, value in near.items() if seed in far},
                 low=0,
             ),
         ]
-    last = pairs[pairs.selector == pairs.selector.iloc[-1]]
+    name, last = groups[-1]
     return Outcome(
         statements,
         table(
             pairs, ["selector", "alike", "a", "b", "sparsity"], {"iou": "IoU", "chance": "chance"}
         ),
-        lambda: figure.heat_map(
-            square(last, "iou"), f"overlap (IoU), {last.selector.iloc[0]}", "IoU"
-        ),
+        lambda: figure.heat_map(square(last, "iou"), f"overlap (IoU), {name}", "IoU"),
     )
 
 
@@ -430,7 +543,7 @@ def square(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Unions of regions keep the gains of all tasks; a region helps the tasks that are like its own."""
-    everything = gains_of(rows)
+    everything = gains_of(one_each(rows.assign(union=rows.regions.str.join("+")), "task", "union"))
     need(everything, "gain")
     gains, after = everything[everything.who == "graft"], everything[everything.who == "inside_10"]
     parts = gains.region.str.count(r"\+") + 1
@@ -467,7 +580,7 @@ def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         ],
         table(everything, ["who", "region", "task"], {"gain": "relative gain"}),
         lambda: figure.heat_map(
-            gains.pivot_table(index="region", columns="task", values="gain"),
+            gains.pivot_table(index="region", columns="task", values="gain", dropna=False),
             "relative gain of a region (row) on a task (column)",
             "relative gain",
             (0, 1),
@@ -478,8 +591,8 @@ def composition(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
 def gains_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run, model and task of the mixture: what was `gained` of what was `possible`.
 
-    `gained` is P_γ − P_0, `possible` P_1 − P_0; `region` names the tasks whose regions the graft is
-    made of, joined by +.
+    `gained` is P_γ − P_0, `possible` P_1 − P_0, `gain` their ratio, undefined where |P_1 − P_0| is
+    below 0.01; `region` names the tasks whose regions the graft is made of, joined by +.
     """
     found = []
     for name in columns_of(rows, "", "/score"):
@@ -498,7 +611,9 @@ def gains_of(rows: pd.DataFrame) -> pd.DataFrame:
             found.append(part)
     gains = pd.concat(found, ignore_index=True).dropna(subset=["gained"])
     keys = ["seed", "who", "region", "task"]
-    return gains.drop_duplicates(keys).assign(gain=lambda g: g.gained / g.possible)
+    enough = gains.possible.abs().round(9) >= GAIN_FLOOR  # as `evaluate.relative_gain`
+    gains = gains.assign(gain=(gains.gained / gains.possible).where(enough))
+    return gains.drop_duplicates(keys)
 
 
 def share(gains: pd.DataFrame) -> dict[int, float]:
@@ -518,8 +633,12 @@ def share(gains: pd.DataFrame) -> dict[int, float]:
 
 def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
-    mode = rows["config/model.take"] if "config/model.take" in rows else pd.Series(None, rows.index)
-    rows = rows.assign(take=mode.fillna("graft"), stage_number=rows["stage"].str.count(">") + 1)
+    rows = rows.assign(
+        take=option(rows, "model.take", "graft"),
+        sequence=rows["stage"].str.partition(":")[2],
+        stage_number=rows["stage"].str.count(">") + 1,
+    )
+    rows = one_each(rows, "take", "sequence")
     first = rows[rows.stage_number == 1]  # takes nothing: the same run for both
     found = []
     for (seed, take), part in rows[rows.stage_number > 1].groupby(["seed", "take"]):

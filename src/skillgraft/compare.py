@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from skillgraft import index
 from skillgraft.store import Identity, Store
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from skillgraft.graft import Graft
 
 log = logging.getLogger(__name__)
+UPPER = 0.975  # quantile of Student's t for a 95 % interval, as `stats.LEVEL`, whose import is slow
 
 
 def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) -> pd.DataFrame:
@@ -30,6 +33,17 @@ def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) ->
     return pd.concat(parts, ignore_index=True)
 
 
+def stored(folder: Path) -> Graft | None:
+    """Return the graft of a run's folder, or None, with a warning, where it cannot be read."""
+    from skillgraft.graft import Graft, GraftError
+
+    try:
+        return Graft.load(folder / "graft.safetensors")
+    except GraftError as error:  # altered, or just being replaced: no reason to fail
+        log.warning("overlap: %s is left out (%s)", folder.name, error)
+        return None
+
+
 def with_peers(
     graft: Graft, task: str, identity: Identity, place: Store
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
@@ -38,19 +52,14 @@ def with_peers(
     Peers are the whole runs whose configuration differs in task and data only.
     """
     from skillgraft import region
-    from skillgraft.graft import Graft, GraftError
 
     regions = {task: graft.region()}
     overlap: dict[str, dict[str, Any]] = {}
     for run in place.runs("peers", identity.peers):
         if run["task"] in regions:
             continue
-        try:
-            other = Graft.load(place.run(run["id"]) / "graft.safetensors")
-        except GraftError as error:  # altered, or just being replaced: no reason to fail this run
-            log.warning("overlap: %s is left out (%s)", run["id"], error)
-            continue
-        if other.base != graft.base:  # a stage of sequential fine-tuning starts elsewhere
+        other = stored(place.run(run["id"]))
+        if other is None or other.base != graft.base:  # a stage of a sequence starts elsewhere
             continue
         regions[run["task"]] = other.region()
         overlap[run["task"]] = {**graft.overlap(other), "run": run["id"]}
@@ -69,46 +78,48 @@ def with_peers(
 def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
     """Return one row a whole run, or a run of `only`: its status record and its metrics, names joined by '/'.
 
-    `…/score` is the task's own metric; `config/…` are the values that name the run.
+    `…/score` is the task's own metric; `config/…` are the values that name the run, `folder` is its
+    path.
     """
     chosen = None if only is None else set(only)
-    rows = [row for name, row in index.rows(place.root) if chosen is None or name in chosen]
-    columns: dict[str, list[Any]] = {}
-    for n, row in enumerate(
-        rows
-    ):  # one at a time: ten thousand as objects are many times their size
+    found = [one for one in index.rows(place.root) if chosen is None or one[0] in chosen]
+    columns: dict[str, list[Any]] = {"folder": [str(place.run(name)) for name, _ in found]}
+    # one at a time: ten thousand as objects are many times their size
+    for n, (_, row) in enumerate(found):
         for name, value in json.loads(row).items():
             column = columns.setdefault(name, [])
             column.extend([np.nan] * (n - len(column)))
             column.append(value)
     for column in columns.values():
-        column.extend([np.nan] * (len(rows) - len(column)))
+        column.extend([np.nan] * (len(found) - len(column)))
     return pd.DataFrame(columns)
 
 
-def cell(count: int, mean: float, spread: float, large: bool) -> str:
-    """Return mean ± standard deviation for a table; a dash where there is no value."""
+def cell(count: int, mean: float, half: float, large: bool) -> str:
+    """Return mean ± half the interval for a table; a dash where there is no value."""
     if not count:
         return "–"
     form = ",.0f" if large else ".3f"
-    return f"{mean:{form}}" + (f" ± {spread:{form}}" if count > 1 else "")
+    return f"{mean:{form}}" + (f" ± {half:{form}}" if count > 1 else "")
 
 
-def numbers(count: int, mean: float, spread: float, _: bool) -> dict[str, float | None]:
-    """Return mean, standard deviation and the number of values; None where there is none."""
-    found = {"mean": mean if count else None, "std": spread if count > 1 else None}
-    return {name: None if value is None else float(value) for name, value in found.items()} | {
-        "n": int(count)
+def numbers(count: int, mean: float, half: float, _: bool) -> dict[str, float | None]:
+    """Return the mean, the bounds of its interval and the number of values; None where there is none."""
+    return {
+        "mean": float(mean) if count else None,
+        "low": float(mean - half) if count > 1 else None,
+        "high": float(mean + half) if count > 1 else None,
+        "n": int(count),
     }
 
 
 def over_seeds(
     frame: pd.DataFrame, columns: Sequence[str], cell: Callable[..., Any] = cell
 ) -> pd.DataFrame:
-    """Return mean ± standard deviation over seeds (n − 1 in the denominator), and n, a row a setting.
+    """Return mean ± half of Student's t interval over seeds (95 %), and n, a row a setting.
 
-    An undefined value is left out of the mean. Without a second seed there is no deviation. `cell`
-    makes a column's entry of count, mean, deviation, and whether the values are large.
+    An undefined value is left out of the mean. Without a second seed there is no interval. `cell`
+    makes a column's entry of count, mean, half the interval, and whether the values are large.
     """
 
     keys = ["model", "task", "selector", "sparsity"]
@@ -119,11 +130,13 @@ def over_seeds(
     count, mean, spread = (
         getattr(by, f)().reset_index(drop=True) for f in ("count", "mean", "std")
     )
+    half = (
+        spread / np.sqrt(count) * stdtrit(count - 1, UPPER)
+    )  # n − 1 in the deviation's denominator
     least, most = (getattr(by, f)().reset_index(drop=True) for f in ("min", "max"))
     for name in dict.fromkeys(columns):
         large = np.maximum(least[name].abs(), most[name].abs()) >= 100  # a count, or a share
         table[name] = [
-            cell(*values)
-            for values in zip(count[name], mean[name], spread[name], large, strict=True)
+            cell(*values) for values in zip(count[name], mean[name], half[name], large, strict=True)
         ]
     return table.drop(columns="setting")

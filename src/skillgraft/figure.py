@@ -131,8 +131,12 @@ def curves(
     """Return a value against column `x`, a panel a task, a curve a value of `hue`.
 
     `across` names x: the measured sparsity, on a logarithmic axis, or anything on a linear one.
-    Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines.
+    Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines. An
+    empty region has no place on a logarithmic axis: its point is left off, and the axis says so.
     """
+    positive = rows["x"][rows["x"] > 0]
+    logarithmic = across == "sparsity" and len(positive) > 0
+    missing = logarithmic and len(positive) < len(rows)
     tasks = sorted(rows["task"].unique())
     columns = min(4, len(tasks))
     lines = -(-len(tasks) // columns)
@@ -141,8 +145,9 @@ def curves(
     kinds = sorted(rows[hue].astype(str).unique())
     for axis, task in zip(grid, tasks, strict=False):
         part = rows[rows["task"] == task]
+        placed = part[part["x"] > 0] if logarithmic else part
         sns.lineplot(
-            part.assign(**{hue: part[hue].astype(str)}),
+            placed.assign(**{hue: placed[hue].astype(str)}),
             x="x",
             y=value,
             hue=hue,
@@ -159,9 +164,10 @@ def curves(
         )
         for level, style in zip(levels, (":", "--"), strict=False):
             axis.axhline(part[level].mean(), color="#666666", linewidth=0.9, linestyle=style)
-        axis.set(title=task, xlabel=across, ylabel=value.removeprefix("graft/test/"))
-        if across == "sparsity":
-            low, high = rows["x"].min(), rows["x"].max()
+        label = f"{across} (0 is left off)" if missing else across
+        axis.set(title=task, xlabel=label, ylabel=value.removeprefix("graft/test/"))
+        if logarithmic:
+            low, high = positive.min(), positive.max()
             axis.set(
                 xscale="log",
                 xlim=(

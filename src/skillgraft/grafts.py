@@ -219,7 +219,7 @@ def table(
         str, typer.Option(help="Metrics to show: names of metrics.json, joined by '/', by commas.")
     ] = ",".join(store.MEASURES),
 ) -> Answer:
-    """Mean ± standard deviation over seeds, and n, a row a setting.  Example: grafts table runs"""
+    """Mean ± half the 95 % interval over seeds, and n, a row a setting.  Example: grafts table runs"""
     from skillgraft import compare
 
     place, names = Store(root), columns.split(",")

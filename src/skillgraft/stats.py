@@ -70,14 +70,18 @@ def verdict(interval: Interval | None, low: float = -math.inf, high: float = mat
 def above(values: Mapping[str, Sequence[float]], bound: float) -> dict[str, float]:
     """Return Holm's corrected p of "the mean over seeds is not above `bound`", by name.
 
-    One-sided one-sample t-tests; a name with fewer than two different values is left out.
+    One-sided one-sample t-tests; a name with fewer than two values is left out.
     """
-    usable = {name: v for name, v in values.items() if len(v) > 1 and np.ptp(v) >= SAME}
+    usable = {name: v for name, v in values.items() if len(v) > 1}
     if not usable:
         return {}
-    single = [
-        float(stats.ttest_1samp(v, bound, alternative="greater").pvalue) for v in usable.values()
-    ]
+
+    def single_test(sample: Sequence[float]) -> float:
+        if np.ptp(sample) < SAME:  # t is infinite, or 0/0 at the bound itself
+            return 0.0 if np.mean(sample) - bound > SAME else 1.0
+        return float(stats.ttest_1samp(sample, bound, alternative="greater").pvalue)
+
+    single = [single_test(sample) for sample in usable.values()]
     corrected = multipletests(single, method="holm")[1]
     return {name: float(p) for name, p in zip(usable, corrected, strict=True)}
 

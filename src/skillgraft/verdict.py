@@ -68,6 +68,25 @@ def by_seed(values: pd.DataFrame, column: str) -> dict[int, float]:
     return {int(str(seed)): float(value) for seed, value in groups.mean()[whole].items()}
 
 
+def one_each(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """Return the rows, one a seed and keys. Raises InputError that names in what else runs differ.
+
+    They would be paired with each other, or a seed would count several times.
+    """
+    again = rows[rows.duplicated(["seed", *keys], keep=False)]
+    if again.empty:
+        return rows
+    options = [name for name in map(str, rows) if name.startswith("config/")]
+    options += [] if "sparsity" in keys else ["sparsity"]
+    groups = again[options].astype(str).groupby([again[key] for key in ("seed", *keys)])
+    known = groups.nunique().gt(1).any()
+    differ = list(dict.fromkeys(name.removeprefix("config/") for name in options if known[name]))
+    some = ", ".join(differ[:4]) + ", …" * (len(differ) > 4) or "data or files"
+    raise InputError(
+        f"runs of one task and seed differ in {some}: a sweep for each value is wanted"
+    )
+
+
 def table(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd.DataFrame:
     """Return mean [interval] over seeds of columns (name in the rows → title), and n, by keys."""
 
