@@ -117,7 +117,7 @@ def find_or_make(
     if store.is_whole(place.run(identity.id)) and not cfg.force:
         return found(place.run(identity.id))
     for note in rows.notes:
-        log.warning("%s: %s", cfg.task.name, note)
+        log.warning("%s", note)
     with place.lock(identity.id):
         place.mend(identity.id)
         if store.is_whole(place.run(identity.id)) and not cfg.force:
