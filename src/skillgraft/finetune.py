@@ -36,7 +36,7 @@ from skillgraft.config import (
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.model import Classifier
-from skillgraft.prompt import Batch, Encoded, collate, in_batches
+from skillgraft.prompt import Batch, Encoded, collate, in_batches, to_device
 from skillgraft.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,12 @@ class Resumable(pl.LightningModule):
     def state_dict(self, *_args: Any, **_more: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return nothing: what Lightning would carry back from a rank, `save` has written."""
         return {}
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Return the batch on the device, as batches without gradients get there."""
+        return to_device(batch, device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the class logits, weighted by the rank's share."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from skillgraft.checkpoint import gguf_file, tokenizer_files
 from skillgraft.config import Kind, Pool, RunConfig
 from skillgraft.errors import InputError, reason
-from skillgraft.prompt import Batch, words_to_ids
+from skillgraft.prompt import Batch, to_device, words_to_ids
 from skillgraft.seeds import derive
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def compiled(classifier: Classifier, batch: Batch) -> None:
     device = next(classifier.parameters()).device
     try:
         with torch.no_grad():
-            classifier({name: tensor.to(device) for name, tensor in batch.items()})
+            classifier(to_device(batch, device))
     except Exception as error:  # of dynamo, of its backend, or of a compiler: no common class
         raise InputError(
             f"trainer.compile=true: torch cannot compile here ({reason(error)})"
