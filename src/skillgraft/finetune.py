@@ -581,6 +581,7 @@ def finetune(
             clip = cfg.finetune.clip or None
             sharded = cfg.trainer.strategy is Strategy.fsdp
             fit(make_trainer(cfg, left, folder, sharded, gradient_clip_val=clip), module)
+            classifier.zero_grad()  # the last step's: as large as the model
         classifier.eval()
         if module.progress.best_step >= 0:
             module.restore(load_file(folder / "best.safetensors"))

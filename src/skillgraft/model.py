@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,18 @@ class Classifier(nn.Module):
         if self.norm is None:
             return features
         return nn.functional.normalize(features, dim=-1) * self.norm
+
+    @contextmanager
+    def fixed_head(self) -> Iterator[None]:
+        """Compute no gradient for a new head inside a `with` block: it is not graftable."""
+        parameters = [] if self.head is None else list(self.head.parameters())
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
     def trained(self) -> dict[str, Tensor]:
         """Return what fine-tuning changes, by name: graftable tensors, then `head.weight`, `head.bias`."""
