@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skillgraft import bars, ranks, stop
@@ -433,11 +434,18 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write a safetensors file under another name and rename it: whole or absent."""
+    """Write a safetensors file in a scratch folder and rename it: whole or absent."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_bytes(save(content, {"progress": json.dumps(progress)}))
-    scratch.replace(path)
+    shutil.rmtree(
+        scratch, ignore_errors=True
+    )  # of a run that was killed: save_file's own scratch too
+    scratch.mkdir()
+    written = scratch / path.name
+    save_file(content, written, {"progress": json.dumps(progress)})
+    written.chmod(scratch.stat().st_mode & 0o666)  # as any file: save_file's are the owner's alone
+    written.replace(path)
+    scratch.rmdir()
 
 
 def make_trainer(
