@@ -6,6 +6,7 @@ import copy
 import csv
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -422,14 +423,14 @@ def test_fewer_than_k_is_a_note(tmp_path: Path, k: int, fewer: dict[str, int]) -
     folder(tmp_path, train=few, validation=rows(20, "held"))
     loaded = load(tmp_path, f"shots={k}")
     assert counts(loaded.train) == {0: k, 1: min(k, 3)}
-    assert loaded.notes == ([f"train: fewer than {k} rows for {fewer}"] if fewer else [])
+    assert loaded.notes == ([f"cr: train: fewer than {k} rows for {fewer}"] if fewer else [])
 
 
 def test_a_class_missing_from_validation_is_a_note(tmp_path: Path) -> None:
     folder(tmp_path, validation=rows(9, "held", ["positive"]))
     loaded = load(tmp_path, "shots=4")
     assert counts(loaded.validation) == {1: 4}
-    assert loaded.notes == ["validation: fewer than 4 rows for {'negative': 0}"]
+    assert loaded.notes == ["cr: validation: fewer than 4 rows for {'negative': 0}"]
 
 
 def test_all_rows_without_a_validation_split(tmp_path: Path) -> None:
@@ -453,6 +454,43 @@ def test_test_rows(tmp_path: Path) -> None:
     assert len(load(tmp_path, "task.test_rows=100").test) == 6
 
 
+@pytest.mark.parametrize(
+    ("first", "rest", "told"),
+    [
+        ((760, 240), (240, 760), True),
+        ((506, 494), (403, 418), False),
+        ((12, 0), (0, 12), True),
+        ((3, 0), (0, 3), False),  # one time in ten
+        ((1, 0, 30), (0, 0, 0), False),  # all of them
+        ((1, 10, 10), (0, 500, 500), False),  # as rare as a class can be
+        ((30, 10, 10), (10, 10, 30), True),
+    ],
+)
+def test_first_rows_that_are_no_chance_draw(
+    first: Sequence[int], rest: Sequence[int], told: bool
+) -> None:
+    parts = [
+        [Row("", None, c) for c, n in enumerate(part) for _ in range(n)] for part in (first, rest)
+    ]
+    notes = data.imbalance("yelp", "abc", [*parts[0], *parts[1]], sum(first))
+    assert bool(notes) == told
+
+
+def test_first_rows_of_a_sorted_file(tmp_path: Path) -> None:
+    """Of the task's own test and of another's; the draw stays what it is."""
+    by_class = [{"text": f"{label} {i}", "label": label} for label in LABELS for i in range(20)]
+    folder(tmp_path, test=by_class)
+    folder(tmp_path, "mr", test=by_class[::-1])
+    loaded = load(tmp_path, "task.ood=[mr]", "task.test_rows=20")
+    other = "the first 20 test rows are another mixture of classes than all 40"
+    assert loaded.notes == [
+        f"cr: {other}: {{'negative': 20, 'positive': 0}} of {{'negative': 20, 'positive': 20}}",
+        f"mr: {other}: {{'negative': 0, 'positive': 20}} of {{'negative': 20, 'positive': 20}}",
+    ]
+    assert {row.label for row in loaded.test} == {0}
+    assert load(tmp_path, "task.ood=[mr]").notes == []
+
+
 # ------------------------------------------------------------------------------- contamination
 
 
@@ -468,17 +506,37 @@ def test_test_rows(tmp_path: Path) -> None:
     ],
 )
 def test_contamination(tmp_path: Path, a: str, b: str, same: bool) -> None:
-    assert data.contamination([Row(a, None, 0)], [Row(b, None, 1)] * 3) == 3 * same
+    train, note = [Row(a, None, 0)], "a text that is also in a's train rows (3 in those drawn)"
+    found = data.contamination({"a": (train, train)}, {"b": [Row(b, None, 1)] * 3})
+    assert found == [f"b: 3 of 3 test rows have {note}"] * same
     copied = [*rows(20, "train", ["positive"]), {"text": a, "label": "negative"}]
     folder(tmp_path, train=copied, test=[*rows(3, "test"), {"text": b, "label": "positive"}])
-    note = "test: 1 of 4 rows have a text that is also in train (1 in the rows drawn)"
+    note = "cr: 1 of 4 test rows have a text that is also in cr's train rows (1 in those drawn)"
     assert (note in load(tmp_path, "shots=1").notes) == same
 
 
 def test_pairs_are_the_same_only_as_pairs() -> None:
     train = [Row("a", "b", 0)]
     test = [Row("A ", "B", 1), Row("a", "c", 0), Row("b", "a", 0), Row("a b", None, 0)]
-    assert data.contamination(train, test) == 1
+    assert data.contamination({"a": (train, [])}, {"b": test}) == [
+        "b: 1 of 4 test rows have a text that is also in a's train rows (0 in those drawn)"
+    ]
+
+
+def test_contamination_across_a_mixture(tmp_path: Path) -> None:
+    """Every task's train rows against every task's test rows, once for each pair of tasks."""
+    folder(tmp_path, "sst2", train=rows(20, "film"), test=rows(5, "book"), validation=rows(8, "a"))
+    folder(tmp_path, "mr", train=rows(20, "BOOK!"), test=rows(7, "film"), validation=rows(2, "b"))
+    folder(tmp_path, "cr", validation=rows(8, "c"))
+    options = ("finetune=multitask", "finetune.tasks=[sst2,mr,cr]")
+    loaded = load(tmp_path, *options, task="sst2")
+    assert [re.sub(r"\(\d", "(n", note) for note in loaded.notes] == [
+        "mr: validation: fewer than 4 rows for {'negative': 1, 'positive': 1}",
+        "mr: 7 of 7 test rows have a text that is also in sst2's train rows (n in those drawn)",
+        "sst2: 5 of 5 test rows have a text that is also in mr's train rows (n in those drawn)",
+    ]
+    assert list(loaded.others) == ["mr", "cr"]
+    assert load(tmp_path, task="sst2").digest() == loaded.digest()
 
 
 # ------------------------------------------------------------------------------- digest
@@ -611,7 +669,7 @@ def test_contamination_of_ood(tmp_path: Path) -> None:
     folder(tmp_path)
     folder(tmp_path, "mr", test=rows(20, "TRAIN"))
     assert (
-        "ood/mr: 20 of 20 rows have a text that is also in train (8 in the rows drawn)"
+        "mr: 20 of 20 test rows have a text that is also in cr's train rows (8 in those drawn)"
         in load(tmp_path, "task.ood=[mr]").notes
     )
 

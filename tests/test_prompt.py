@@ -308,6 +308,29 @@ def test_collate() -> None:
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
 
+class Recorded:
+    """Stands for a tensor: notes how it gets to its device."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def pin_memory(self) -> Recorded:
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Recorded:
+        self.calls.append((device.type, non_blocking))
+        return self
+
+
+@pytest.mark.parametrize(
+    ("device", "calls"), [("cpu", [("cpu", False)]), ("cuda", ["pinned", ("cuda", True)])]
+)
+def test_only_a_gpu_has_its_batches_pinned(device: str, calls: list[object]) -> None:
+    batch = prompt.to_device({"labels": Recorded()}, torch.device(device))
+    assert batch["labels"].calls == calls
+
+
 @given(lengths=st.lists(st.integers(1, 20), max_size=40), size=st.integers(1, 9))
 def test_by_length_covers_each_row_once(lengths: list[int], size: int) -> None:
     rows = [Encoded([0] * n, [0] * n, 0, 0) for n in lengths]

@@ -21,6 +21,7 @@ from skillgraft.config import Selector
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft
 from skillgraft.mask import FlatModel, RelaxedGraft
+from skillgraft.run import Making
 
 Loss = Callable[[dict[str, nn.Parameter], Any], Tensor]
 
@@ -463,6 +464,35 @@ def pretrained() -> dict[str, Tensor]:
     from skillgraft.embedded import MODEL
 
     return {n.removeprefix("bert."): t for n, t in load_file(MODEL / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("selector", ["learned", "attribution"])
+def test_what_choosing_a_region_leaves_behind(
+    place: Path, monkeypatch: pytest.MonkeyPatch, selector: str
+) -> None:
+    """The classifier has θ_pre's own tensors meanwhile, and no gradient stays, of a new head or any."""
+    choose, evaluate = Making.region, Making.evaluate
+
+    def shared(making: Making) -> set[bool]:
+        pairs = ((p, making.pretrained[n]) for n, p in making.classifier.graftable.items())
+        return {p.data_ptr() == before.data_ptr() for p, before in pairs}
+
+    def choosing(making: Making, *arguments: Any) -> Tensor:
+        assert shared(making) == {True}
+        return choose(making, *arguments)
+
+    def after(making: Making, *arguments: Any) -> Any:
+        assert shared(making) == {False}
+        assert all(
+            torch.equal(p, making.pretrained[n]) for n, p in making.classifier.graftable.items()
+        )
+        assert all(p.grad is None for p in making.classifier.parameters())
+        assert all(p.requires_grad for p in making.classifier.head.parameters())
+        return evaluate(making, *arguments)
+
+    monkeypatch.setattr(Making, "region", choosing)
+    monkeypatch.setattr(Making, "evaluate", after)
+    make(place, *TINY, "finetune=linear", *ALL[selector])
 
 
 @pytest.mark.parametrize("selector", SIZED)

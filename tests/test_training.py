@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from skillgraft import finetune as finetuning
+from skillgraft import learn as learning
 from skillgraft.config import Metric, Optimizer, Schedule, Selector, Strategy, Train
 from skillgraft.errors import InputError
 from skillgraft.finetune import (
@@ -230,9 +233,13 @@ def test_write_tensors_is_whole_and_leaves_nothing_partial(tmp_path: Path) -> No
         "bf16": torch.ones(3, dtype=torch.bfloat16),
         "parameter": nn.Parameter(torch.zeros(2)),
     }
+    (tmp_path / "state.safetensors.partial").mkdir()
+    (tmp_path / "state.safetensors.partial" / "left.by.a.kill").touch()
     for _ in range(2):  # and over an older one
         write_tensors(path, tensors, vars(progress))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    (plain := tmp_path / "plain").touch()
+    assert path.stat().st_mode == plain.stat().st_mode
     back = load_file(path)
     assert set(back) == set(tensors)
     for name, tensor in tensors.items():
@@ -240,6 +247,18 @@ def test_write_tensors_is_whole_and_leaves_nothing_partial(tmp_path: Path) -> No
         assert torch.equal(back[name], tensor)
     with safe_open(path, framework="pt") as file:
         assert Progress(**json.loads(file.metadata()["progress"])) == progress
+
+
+def test_write_tensors_makes_no_copy(tmp_path: Path) -> None:
+    tensors = {"scores": torch.zeros(1 << 20)}
+    tracemalloc.start()  # of Python's own memory; torch's is not in it
+    try:
+        write_tensors(tmp_path / "state.safetensors", tensors, {})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    written = (tmp_path / "state.safetensors").read_bytes()
+    assert written == save(tensors, {"progress": "{}"})
 
 
 # ------------------------------------------------------------------------------ a whole training
@@ -379,6 +398,14 @@ def test_fine_tuning_trains_what_it_says_and_keeps_the_best(tmp_path: Path) -> N
     assert progress.history == seen
     assert [r["finetune/step"] for r in seen if "finetune/loss" in r] == [10, 20, 24]
     assert not list((tmp_path / "f").glob("*.partial"))
+    assert all(parameter.grad is None for parameter in tiny.parameters())
+
+
+def test_every_batch_gets_to_its_device_in_one_way(tmp_path: Path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(finetuning, "to_device", lambda batch, device: seen.append(device) or batch)
+    train(tmp_path / "f", config(steps=3))
+    assert seen == [torch.device("cpu")] * 3
 
 
 def test_no_steps_leave_the_pretrained_model(tmp_path: Path) -> None:
@@ -454,6 +481,30 @@ def test_a_killed_mask_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     scores = [row["graft/score"] for row in history if "graft/score" in row]
     if scores[0] == max(scores):
         assert torch.equal(chosen, base.nonzero().view(-1))
+
+
+def test_without_scoring_only_the_last_mask_is_looked_at(tmp_path: Path, monkeypatch) -> None:
+    """And a checkpoint is written every few steps, from which a killed training goes on."""
+    cfg, saved, kept = config(), [], learning.MaskTraining.save
+
+    def save(module: learning.MaskTraining) -> None:
+        saved.append(module.done)
+        kept(module)
+
+    monkeypatch.setattr(learning.MaskTraining, "save", save)
+    monkeypatch.setattr(learning, "SAVE_EVERY", 4)
+    cfg.graft.score_every = None
+    chosen, history, seen, _ = mask_run(tmp_path / "whole", cfg)
+    assert saved == [4, 6]
+    assert history == seen
+    assert [row["graft/step"] for row in history] == list(range(7))
+    assert [row["graft/step"] for row in history if "graft/size" in row] == [0, 6]
+    for kill in (3, 5, 6):
+        with pytest.raises(Killed):
+            mask_run(tmp_path / f"killed{kill}", cfg, kill)
+        again = mask_run(tmp_path / f"killed{kill}", cfg)
+        assert torch.equal(again[0], chosen), kill
+        assert again[1] == again[2] == history, kill
 
 
 def test_patience_stops_where_the_region_has_stayed_the_same(tmp_path: Path) -> None:

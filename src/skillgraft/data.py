@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -377,17 +377,41 @@ def folded(row: Row) -> tuple[str, ...]:
     return tuple(re.sub(r"[\W_]+", "", text) or re.sub(r"\s+", " ", text).strip() for text in texts)
 
 
-def contamination(train: Sequence[Row], test: Sequence[Row]) -> int:
-    """Return how many test rows have a text that is also in the training rows."""
-    seen = {folded(row) for row in train}
-    return sum(folded(row) in seen for row in test)
+def contamination(
+    trains: Mapping[str, tuple[Sequence[Row], Sequence[Row]]], tests: Mapping[str, Sequence[Row]]
+) -> list[str]:
+    """Return a note for each task's training set and each task's test that have a text in common.
+
+    A training set is all its rows and those drawn from them; a note counts the test rows that are in
+    each.
+    """
+    texts = {name: [folded(row) for row in rows] for name, rows in tests.items()}
+    notes = []
+    for task, rows in trains.items():
+        every, drawn = ({folded(row) for row in part} for part in rows)
+        for name, test in texts.items():
+            if shared := sum(text in every for text in test):
+                few = sum(text in drawn for text in test)
+                notes.append(
+                    f"{name}: {shared} of {len(test)} test rows have a text that is also in "
+                    f"{task}'s train rows ({few} in those drawn)"
+                )
+    return notes
 
 
 def load(cfg: RunConfig) -> TaskData:
-    """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests."""
+    """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests.
+
+    Its notes are those on all tasks; a model that is trained on several is tested on several.
+    """
     task = cfg.task
     own, everything = load_task(task, cfg)
-    ood, joined = {}, {}
+    notes, trains = list(own.notes), {task.name: (everything, own.train)}
+    others, ood, joined = {}, {}, {}
+    for name, other in cfg.others.items():
+        others[name], everything = load_task(other, cfg)
+        notes += others[name].notes
+        trains[name] = everything, others[name].train
     for name in task.ood:
         other = cfg.ood[name]
         if is_pair(other) != is_pair(task):
@@ -397,9 +421,11 @@ def load(cfg: RunConfig) -> TaskData:
         if not rows:
             raise InputError(f"task.ood: {name} has no test rows")
         ood[name] = rows[: task.test_rows]
-        own.notes.extend(overlapping(everything, own.train, f"ood/{name}", ood[name]))
-    others = {name: load_task(other, cfg)[0] for name, other in cfg.others.items()}
-    return replace(own, ood=ood, others=others, joined=joined)
+        notes += imbalance(name, list(task.labels), rows, len(ood[name]))
+    # one that is both has the same texts in both
+    tests = {**ood, **{name: part.test for name, part in others.items()}, task.name: own.test}
+    notes = list(dict.fromkeys([*notes, *contamination(trains, tests)]))
+    return replace(own, ood=ood, notes=notes, others=others, joined=joined)
 
 
 def mapped(task: TaskConfig, other: TaskConfig) -> tuple[dict[str, str], list[list[int]]]:
@@ -447,9 +473,10 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
             f"{len(train)} for training: give task.validation or lower shots ({cfg.shots} a class)"
         )
     test = everything["test"][: task.test_rows]
+    notes = [f"{task.name}: {note}" for note in notes]
     if cfg.data_dir and task.source is Source.hub and not local_folder(task, cfg.data_dir):
         notes.append(f"{task.name}: {cfg.data_dir} has no {task.name}/, so its rows are the hub's")
-    notes += overlapping(everything["train"], train, "test", test)
+    notes += imbalance(task.name, labels, everything["test"], len(test))
     return TaskData(train, validation, test, {}, notes), everything["train"]
 
 
@@ -462,10 +489,26 @@ def place_of(task: TaskConfig, split: str, cfg: RunConfig) -> str:
     return ""
 
 
-def overlapping(
-    train: Sequence[Row], drawn: Sequence[Row], name: str, rows: Sequence[Row]
-) -> list[str]:
-    """Return a note where rows of a test are also in train, and how many in the rows drawn from it."""
-    shared, few = contamination(train, rows), contamination(drawn, rows)
-    note = f"{name}: {shared} of {len(rows)} rows have a text that is also in train"
-    return [f"{note} ({few} in the rows drawn)"] * bool(shared)
+def imbalance(name: str, labels: Sequence[str], rows: Sequence[Row], first: int) -> list[str]:
+    """Return a note where the first rows of a test set are no chance draw of its classes (p < 1e-3).
+
+    By Fisher's exact test of each class against the others, corrected for their number (Bonferroni).
+    """
+    if first == len(rows):
+        return []
+    from scipy.stats import fisher_exact
+
+    whole, head = (Counter(row.label for row in part) for part in (rows, rows[:first]))
+    rest = len(rows) - first
+
+    def chance(label: int) -> float:
+        here, there = head[label], whole[label] - head[label]
+        return float(fisher_exact([[here, first - here], [there, rest - there]]).pvalue)
+
+    if min(map(chance, whole)) * len(whole) >= 1e-3:
+        return []
+    counts = ({labels[label]: part[label] for label in sorted(whole)} for part in (head, whole))
+    return [
+        f"{name}: the first {first} test rows are another mixture of classes than all {len(rows)}: "
+        + " of ".join(map(str, counts))
+    ]

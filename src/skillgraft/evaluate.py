@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 from skillgraft import bars
 from skillgraft.config import Metric
 from skillgraft.model import Classifier
-from skillgraft.prompt import Encoded, by_length, collate
+from skillgraft.prompt import Encoded, by_length, collate, to_device
 
 BINS = 15  # of the expected calibration error and the reliability diagram
 GAIN_FLOOR = 0.01  # below this |P_1 - P_0| the relative gain is undefined
@@ -44,7 +44,7 @@ def predict(
         batch = collate([examples[i] for i in positions], pad)
         if words is not None:
             batch["words"] = words
-        logits = classifier({name: tensor.to(device) for name, tensor in batch.items()})
+        logits = classifier(to_device(batch, device))
         for position, row in zip(positions, logits.double().softmax(-1).float().cpu(), strict=True):
             out[position] = row
     classifier.train(training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skillgraft import bars, launch, ranks, stop
@@ -36,7 +37,7 @@ from skillgraft.config import (
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
 from skillgraft.model import Classifier
-from skillgraft.prompt import Batch, Encoded, collate, in_batches
+from skillgraft.prompt import Batch, Encoded, collate, in_batches, to_device
 from skillgraft.seeds import derive
 
 log = logging.getLogger(__name__)
@@ -171,6 +172,12 @@ class Resumable(pl.LightningModule):
     def state_dict(self, *_args: Any, **_more: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return nothing: what Lightning would carry back from a rank, `save` has written."""
         return {}
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Return the batch on the device, as batches without gradients get there."""
+        return to_device(batch, device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy over the class logits, weighted by the rank's share."""
@@ -427,11 +434,18 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write a safetensors file under another name and rename it: whole or absent."""
+    """Write a safetensors file in a scratch folder and rename it: whole or absent."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_bytes(save(content, {"progress": json.dumps(progress)}))
-    scratch.replace(path)
+    shutil.rmtree(
+        scratch, ignore_errors=True
+    )  # of a run that was killed: save_file's own scratch too
+    scratch.mkdir()
+    written = scratch / path.name
+    save_file(content, written, {"progress": json.dumps(progress)})
+    written.chmod(scratch.stat().st_mode & 0o666)  # as any file: save_file's are the owner's alone
+    written.replace(path)
+    scratch.rmdir()
 
 
 def make_trainer(
@@ -574,6 +588,7 @@ def finetune(
             clip = cfg.finetune.clip or None
             sharded = cfg.trainer.strategy is Strategy.fsdp
             fit(make_trainer(cfg, left, folder, sharded, gradient_clip_val=clip), module)
+            classifier.zero_grad()  # the last step's: as large as the model
         classifier.eval()
         if module.progress.best_step >= 0:
             module.restore(load_file(folder / "best.safetensors"))

@@ -23,6 +23,8 @@ from skillgraft.model import Classifier
 from skillgraft.prompt import Batch, Encoded, collate, in_batches
 from skillgraft.seeds import derive
 
+SAVE_EVERY = 10  # steps between checkpoints where no step but the last is scored
+
 
 @dataclass
 class MaskBatches:
@@ -151,14 +153,14 @@ class MaskTraining(Resumable):
         row = {"graft/step": self.done, "graft/loss": loss}
         self.compare()
         last = self.settled or self.done == graft.steps
-        if last or self.done % (graft.score_every or 1) == 0:
+        due = last or self.done % (graft.score_every or SAVE_EVERY) == 0
+        if last or (due and graft.score_every is not None):
             row |= self.score()
-            self.record(row)
+        self.record(row)
+        if due:
             self.save()
-            if self.settled:
-                self.trainer.should_stop = True
-        else:
-            self.record(row)
+        if self.settled:
+            self.trainer.should_stop = True
 
     def compare(self) -> None:
         """With `graft.patience`, note whether this step has changed the region."""

@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from skillgraft.checkpoint import gguf_file, tokenizer_files
 from skillgraft.config import Kind, Pool, RunConfig
 from skillgraft.errors import InputError, reason
-from skillgraft.prompt import Batch, words_to_ids
+from skillgraft.prompt import Batch, to_device, words_to_ids
 from skillgraft.seeds import derive
 
 if TYPE_CHECKING:
@@ -121,6 +122,18 @@ class Classifier(nn.Module):
         if self.norm is None:
             return features
         return nn.functional.normalize(features, dim=-1) * self.norm
+
+    @contextmanager
+    def fixed_head(self) -> Iterator[None]:
+        """Compute no gradient for a new head inside a `with` block: it is not graftable."""
+        parameters = [] if self.head is None else list(self.head.parameters())
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
     def trained(self) -> dict[str, Tensor]:
         """Return what fine-tuning changes, by name: graftable tensors, then `head.weight`, `head.bias`."""
@@ -316,7 +329,7 @@ def compiled(classifier: Classifier, batch: Batch) -> None:
     device = next(classifier.parameters()).device
     try:
         with torch.no_grad():
-            classifier({name: tensor.to(device) for name, tensor in batch.items()})
+            classifier(to_device(batch, device))
     except Exception as error:  # of dynamo, of its backend, or of a compiler: no common class
         raise InputError(
             f"trainer.compile=true: torch cannot compile here ({reason(error)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -271,6 +271,13 @@ def collate(examples: Sequence[Encoded], pad: int) -> Batch:
         "mask_position": torch.tensor([example.mask for example in examples]),
         "labels": torch.tensor([example.label for example in examples]),
     }
+
+
+def to_device(batch: Mapping[str, Tensor], device: torch.device) -> Batch:
+    """Return a batch on a device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {n: tensor.pin_memory().to(device, non_blocking=True) for n, tensor in batch.items()}
 
 
 def in_batches(order: Sequence[int], size: int) -> list[list[int]]:

@@ -117,7 +117,7 @@ def find_or_make(
     if store.is_whole(place.run(identity.id)) and not cfg.force:
         return found(place.run(identity.id))
     for note in rows.notes:
-        log.warning("%s: %s", cfg.task.name, note)
+        log.warning("%s", note)
     with place.lock(identity.id):
         place.mend(identity.id)
         if store.is_whole(place.run(identity.id)) and not cfg.force:
@@ -467,9 +467,30 @@ class Making:
         finetuned = self.untaken(self.after)
         if all(torch.equal(finetuned[n], p.cpu()) for n, p in self.pretrained.items()):
             log.warning("fine-tuning moved nothing: every graft is the pre-trained model")
-        chosen = self.region(finetuned, self.asked(), tracker).cpu()
+        with self.lent(), self.classifier.fixed_head():
+            chosen = self.region(finetuned, self.asked(), tracker).cpu()
         chosen = chosen[~torch.isin(chosen, self.taken)]
         return Graft.take(chosen, self.origin, finetuned, self.meta(heads), heads)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the classifier have θ_pre's own tensors inside a `with` block: one copy less in memory.
+
+        What chooses a region leaves them as they were. What comes after would not: at the end the
+        classifier has its own again.
+        """
+        ours = {
+            name: parameter
+            for name, parameter in self.classifier.graftable.items()
+            if parameter.device == self.pretrained[name].device
+        }
+        for name, parameter in ours.items():
+            parameter.data = self.pretrained[name]
+        try:
+            yield
+        finally:
+            for name, parameter in ours.items():
+                parameter.data = self.pretrained[name].clone()
 
     def untaken(self, finetuned: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return θ_ft with earlier stages' regions as they left them: not this one's to change."""
@@ -726,15 +747,11 @@ class Making:
 
         cfg = copy.deepcopy(self.cfg)
         cfg.finetune.steps, cfg.finetune.train, cfg.finetune.l1 = steps, Train.full, 0.0
-        heads = list(self.classifier.head.parameters()) if self.classifier.head else []
-        for parameter in heads:
-            parameter.requires_grad_(False)
         folder = self.folder / model
         folder.mkdir(exist_ok=True)
-        finetune(self.classifier, cfg, self.courses(), self.pad, folder, discard, only)
+        with self.classifier.fixed_head():
+            finetune(self.classifier, cfg, self.courses(), self.pad, folder, discard, only)
         shutil.rmtree(folder)
-        for parameter in heads:
-            parameter.requires_grad_(True)
         self.note(predictions, model)
 
     def report(

@@ -11,6 +11,7 @@ from skillgraft import region
 from skillgraft.errors import InputError
 from skillgraft.graft import layer_of, module_of
 from skillgraft.mask import FlatModel
+from skillgraft.prompt import to_device
 from skillgraft.region import Layout
 
 Pass = Callable[[], Iterable[Tensor]]  # one pass over the examples: the loss of each batch
@@ -123,5 +124,5 @@ def batch_losses(
 ) -> Iterable[Tensor]:
     """Yield the mean cross-entropy of each batch."""
     for batch in batches:
-        here = {name: tensor.to(device) for name, tensor in batch.items()}
+        here = to_device(batch, device)
         yield nn.functional.cross_entropy(model(here), here["labels"])

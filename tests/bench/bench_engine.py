@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from runs import composed, make
 
 from skillgraft import mask, region
+from skillgraft.evaluate import predict
 from skillgraft.finetune import Course, FineTuning, fit, make_optimizer, make_trainer
 from skillgraft.graft import Graft
 from skillgraft.learn import MaskTraining
@@ -367,6 +368,7 @@ class Stamped:
     per_step: int = 1
     stamps: list[tuple[float, float]] = field(default_factory=list)
     rank: int = 0
+    start: int = 0
 
     @property
     def per_rank(self) -> int:
@@ -515,14 +517,35 @@ def grafts(size: str, rounds: int) -> None:
                 **facts,
             )
         relaxed = opened(classifier, finetuned, sparsity)
-
-        def score(relaxed: mask.RelaxedGraft = relaxed) -> None:
-            with relaxed.rounded(relaxed.region()):
-                pass
-
-        steps = {"engine": score, "rebuild": theirs}
-        compare("write a candidate and put it back", turns(steps, rounds), "rebuild", **facts)
+        candidate(classifier, relaxed, rounds, facts)
         relaxed.close()
+
+
+def candidate(
+    classifier: Classifier, relaxed: mask.RelaxedGraft, rounds: int, facts: dict[str, Any]
+) -> None:
+    """Score a candidate region: find it in the scores, write it, predict some rows, put it back."""
+    rows, chosen = encoded(32), relaxed.region()
+
+    def passes() -> None:
+        predict(classifier, rows, 0, 64)
+
+    def write() -> None:
+        with relaxed.rounded(chosen):
+            pass
+
+    def score() -> None:
+        with relaxed.rounded(relaxed.region()):
+            passes()
+
+    steps: dict[str, Step] = {
+        "prediction pass": passes,
+        "score": score,
+        "find": relaxed.region,
+        "write and put back": write,
+    }
+    taken = turns(steps, rounds)
+    compare("candidate region", taken, "prediction pass", rows=len(rows), **facts)
 
 
 class Inside:

@@ -135,5 +135,5 @@ def test_rows_of_a_test_that_are_in_train_are_counted(task: str, ood: str, share
 
     cfg = composed(f"task={task}", f"data_dir={DATA}", f"task.ood=[{ood}]")
     config.expand(cfg, [config.CONF])
-    notes = [note for note in data.load(cfg).notes if note.startswith(f"ood/{ood}: {shared} of")]
+    notes = [note for note in data.load(cfg).notes if note.startswith(f"{ood}: {shared} of")]
     assert len(notes) == 1
