@@ -67,7 +67,7 @@ def test_gc_leaves_what_is_being_made(tmp_path: Path) -> None:
 
 def test_gc_frees_the_locks_of_processes_that_are_gone(tmp_path: Path) -> None:
     """Also an empty one, of a process killed while it let go; not one that is held."""
-    place, gone = Store(tmp_path), lease.own_record() | {"started": 0.0}
+    place, gone = Store(tmp_path), lease.own_record() | {"started": 0.0, "ticks": -1}
     for name, record in (("killed", gone), ("empty", None)):
         place.lease(name).mkdir(parents=True)
         if record:

@@ -201,7 +201,8 @@ def test_what_earlier_jobs_of_a_sweep_may_still_make(tmp_path: Path) -> None:
             assert not state.earlier(job, place)
         store.write_json(files[1], own)
         assert state.earlier(job, place)
-        store.write_json(files[1], own | {"started": own["started"] - 100})  # another of its pid
+        another = {"started": own["started"] - 100, "ticks": -1}  # of its pid
+        store.write_json(files[1], own | another)
         assert not state.earlier(job, place)
         elsewhere = own | {"machine": "far", "id": "a-run"}
         store.write_json(files[1], elsewhere)

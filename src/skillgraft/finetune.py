@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft import bars, ranks, stop
+from skillgraft import bars, lease, ranks, stop
 from skillgraft.config import (
     FinetuneConfig,
     Metric,
@@ -427,7 +427,11 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write a safetensors file under another name and rename it: whole or absent."""
+    """Write a safetensors file under another name and rename it: whole or absent.
+
+    Raises lease.LeaseLost where another process has taken over what this one makes, and the file.
+    """
+    lease.check()
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     scratch = path.with_name(path.name + ".partial")
     scratch.write_bytes(save(content, {"progress": json.dumps(progress)}))
