@@ -92,6 +92,26 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM),  # Lightning is told of the first by a SIGTERM of our own
+        (signal.SIGUSR2, signal.SIGINT),
+    ],
+)
+def test_asked_twice_in_training_a_run_ends_at_once(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    with stop.watching(), stop.between_steps():
+        signal.raise_signal(first)
+        assert stop.asked == [first]
+        with pytest.raises(stop.Interrupted) as caught:
+            signal.raise_signal(second)
+    assert caught.value.code == 128 + second
+    assert not stop.asked
+
+
 def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     with state.recorded(file, id=None) as tell:

@@ -189,14 +189,11 @@ class Resumable(pl.LightningModule):
         """Write it, whole or not at all."""
         raise NotImplementedError
 
-    def on_fit_start(self) -> None:
-        """End at once where a signal came before Lightning could notice it."""
+    def on_train_start(self) -> None:
+        """End at once where a signal came before Lightning listened; in a rank, let it not listen."""
         if stop.asked:
             raise SIGTERMException
-
-    def on_train_start(self) -> None:
-        """Undo in a rank what Lightning does about signals: the run itself has them."""
-        if self.launched:
+        if self.launched:  # the run itself has the signals
             ranks.ignore_signals()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
@@ -485,16 +482,16 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
             if sharded:
                 module.to(device)
             module.resume()
-            if stop.asked:
-                raise stop.Interrupted(stop.asked[0])
-            return
-        try:
-            with stop.between_steps():
-                trainer.fit(module)
-        except SIGTERMException:  # raised between two batches; without a code, as if all were well
-            module.save()
-            raise stop.Interrupted(stop.asked[0] if stop.asked else signal.SIGTERM) from None
-        module.to(device)  # Lightning leaves the module on the CPU
+        else:
+            try:
+                with stop.between_steps():
+                    trainer.fit(module)
+            except SIGTERMException:  # between two batches; without a code, as if all were well
+                module.save()
+                raise stop.Interrupted(stop.asked[0] if stop.asked else signal.SIGTERM) from None
+            module.to(device)  # Lightning leaves the module on the CPU
+        if stop.asked:  # with several ranks, or after Lightning's last look
+            raise stop.Interrupted(stop.asked[0])
 
 
 @contextmanager
