@@ -208,6 +208,23 @@ def for_task(cfg: RunConfig, task: TaskConfig) -> RunConfig:
     return other
 
 
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Have a GPU give the same bits every time inside a `with` block."""
+    import torch
+
+    name, before = "CUBLAS_WORKSPACE_CONFIG", torch.are_deterministic_algorithms_enabled()
+    given = os.environ.get(name)
+    os.environ.setdefault(name, ":4096:8")  # what cuBLAS wants, before its first use
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if given is None:
+            os.environ.pop(name, None)
+
+
 class Making:
     """A run being made in its partial folder."""
 
@@ -272,12 +289,9 @@ class Making:
             raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
         if seen < trainer.devices:
             raise InputError(f"trainer.devices={trainer.devices}: torch sees {seen} GPUs")
-        # what cuBLAS wants for the same bits, before its first use
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
         names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
         one = launch.free(names, job_number()) if trainer.devices == 1 else nullcontext(0)
-        with one as index:
+        with deterministic(), one as index:
             # the current device is what "cuda" means from here on, and what Lightning is given
             torch.cuda.set_device(index)
             yield
