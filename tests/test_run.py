@@ -140,6 +140,8 @@ def test_provenance(film: Path) -> None:
     assert facts["threads"] == 1
     assert facts["peak_memory_mib"] > 100
     assert {"load", "finetune", "graft", "evaluate"} <= set(facts["seconds"])
+    assert facts["attempts"] == 1
+    assert not (film / "seconds.json").exists()
 
 
 def test_flags_of_a_gpu_end_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +406,11 @@ def test_sweep_makes_one_wandb_run_a_job(tmp_path: Path) -> None:
     runs = [p for p in (tmp_path / "runs").iterdir() if p.name.startswith("toy_film")]
     assert len(runs) == 2
     assert len({summary_of(run)["config"]["sparsity"] for run in runs}) == 2
+    commands = [store.read_json(run / "provenance.json")["command"] for run in runs]
+    own = [f"store={tmp_path}/runs", *SMALL]
+    assert sorted(commands) == [
+        ["skillgraft", *own, f"sparsity={size}", "task.ood=[]"] for size in ("0.01", "0.02")
+    ]
     assert len(list((tmp_path / "runs" / ".finetuned").iterdir())) == 1
 
 

@@ -86,7 +86,12 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
     with safe_open(file, framework="pt") as checkpoint:
         assert json.loads(checkpoint.metadata()["progress"])["step"] == 3
     monkeypatch.undo()
+    (file,) = tmp_path.glob(".partial/*/seconds.json")
+    before = store.read_json(file)["seconds"]["finetune"]
     resumed = make(tmp_path, *options)
+    facts = store.read_json(resumed / "provenance.json")
+    assert facts["attempts"] == 2
+    assert facts["seconds"]["finetune"] > before
     whole = make(tmp_path / "whole", *options)
     for name in ("metrics.json", "predictions.parquet", "graft.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
