@@ -28,6 +28,7 @@ def test_gc_lists_then_frees_then_all_can_be_made_again(tmp_path: Path) -> None:
     before, files = results(folder), listing(folder)
     (tmp_path / ".partial" / "killed").mkdir()
     (tmp_path / ".partial" / "killed" / "resume.safetensors").write_bytes(b"x" * 2**20)
+    store.write_json(tmp_path / ".partial" / "killed.json", {"id": "killed", "state": "running"})
     (tmp_path / ".jobs" / "a").mkdir(parents=True)
     store.write_json(tmp_path / ".jobs" / "a" / store.RUN_FILE, {"id": folder.name})
     for name, number in (("never made", "0"), (None, "1")):
@@ -65,20 +66,36 @@ def test_gc_leaves_what_is_being_made(tmp_path: Path) -> None:
     assert [item.folder.name for item in gc.freeable(place)] == ["0", "killed", "mine"]
 
 
+def test_gc_leaves_what_a_run_that_came_meanwhile_may_read(tmp_path: Path) -> None:
+    place = Store(tmp_path)
+    for folder in (place.cache, place.finetuned("0")):
+        folder.mkdir(parents=True)
+    items = gc.freeable(place)
+    assert [item.kind for item in items] == ["cache", "fine-tuned weights"]
+    with place.lock("run"):  # past its fine-tuning, whose lock it has let go
+        assert not any(gc.free(place, item) for item in items)
+    assert all(item.folder.is_dir() for item in items)
+    assert all(gc.free(place, item) for item in items)
+    assert gc.freeable(place) == []
+
+
 def test_gc_frees_the_locks_of_processes_that_are_gone(tmp_path: Path) -> None:
-    """Also an empty one, of a process killed while it let go; not one that is held."""
-    place, gone = Store(tmp_path), lease.own_record() | {"started": 0.0}
+    """Also an empty one, of a process killed while it let go, and a waiter's; not of those that live."""
+    place, gone = Store(tmp_path), lease.own_record() | {"started": 0.0, "ticks": -1}
     for name, record in (("killed", gone), ("empty", None)):
         place.lease(name).mkdir(parents=True)
         if record:
             store.write_json(place.lease(name) / "token", record)
+    for token, record in (("killed waiter", gone), ("waiter", lease.own_record())):
+        (tmp_path / ".locks" / token).mkdir()
+        store.write_json(tmp_path / ".locks" / token / token, record)
     with place.lock("mine"):
         items = gc.freeable(place)
         assert [(item.kind, item.folder.stem) for item in items] == [
-            ("lock", "empty"), ("lock", "killed"),
+            ("lock", "empty"), ("lock", "killed"), ("lock", "killed waiter"),
         ]  # fmt: skip
         assert all(gc.free(place, item) for item in items)
-        assert [path.name for path in (tmp_path / ".locks").iterdir()] == ["mine.lock"]
+        assert {path.name for path in (tmp_path / ".locks").iterdir()} == {"mine.lock", "waiter"}
         assert lease.holder(place.lease("mine"))
 
 

@@ -10,10 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from skillgraft import lease
+from skillgraft.finetune import write_tensors
 from skillgraft.store import Store
 
 # Adds one to a number in a file, slowly, so that two at a time would lose an addition.
@@ -50,6 +53,12 @@ with lease.hold(Path(sys.argv[1])) as held:
     os.wait()
     held.check()
 """
+
+
+def later_of_its_pid() -> dict[str, Any]:
+    """Return the record of a process that has ended, whose pid is this one's now."""
+    own = lease.own_record()
+    return own | {"started": own["started"] - 1000, "ticks": -1}
 
 
 def program(text: str, *arguments: object, **options: int) -> subprocess.Popen[str]:
@@ -146,10 +155,19 @@ def test_without_waiting(path: Path) -> None:
 
 
 def test_reused_pid_is_not_the_owner(path: Path) -> None:
-    record = {**lease.own_record(), "started": lease.own_record()["started"] - 1000}
-    leave(path, **record)
+    leave(path, **later_of_its_pid())
     assert lease.holder(path) is None
     assert taken_within(path, 5)
+
+
+def test_a_step_of_the_clock_robs_no_owner() -> None:
+    """It moves the boot's time, and with it the times of all starts; records had no ticks once."""
+    own = lease.own_record()
+    stepped = own | {"started": own["started"] - 3600}
+    assert lease.is_gone(stepped) == (own["ticks"] is None)
+    assert lease.is_gone(later_of_its_pid())
+    for without in ({n: v for n, v in r.items() if n != "ticks"} for r in (own, stepped)):
+        assert lease.is_gone(without) == (without["started"] != own["started"])
 
 
 def test_other_host_is_judged_by_its_last_touch(path: Path) -> None:
@@ -202,6 +220,21 @@ def test_owner_that_was_silent_publishes_nothing(tmp_path: Path) -> None:
             place.publish(partial, place.run("a"), {})
     assert not place.run("a").exists()
     assert (place.lease("a") / another.name).exists()  # release removes its own alone
+
+
+def test_owner_that_was_silent_writes_no_checkpoint(tmp_path: Path) -> None:
+    """Not over that of the process which took over, whichever of its leases it lost."""
+    place, file = Store(tmp_path), tmp_path / "resume.safetensors"
+    with place.lock("run"), place.lock("finetuned-a"):
+        write_tensors(file, {"a": torch.zeros(1)}, {})
+        before = file.read_bytes()
+        next(place.lease("run").iterdir()).unlink()
+        with pytest.raises(lease.LeaseLost, match="run: another process took over"):
+            write_tensors(file, {"a": torch.ones(1)}, {})
+    assert file.read_bytes() == before
+    write_tensors(
+        file, {"a": torch.ones(1)}, {}
+    )  # what this process no longer wants is not checked
 
 
 def test_forked_child_leaves_the_lease_of_its_parent(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 import torch
 from runs import TINY, make, results
 
-from skillgraft import store
+from skillgraft import data, rerun, store
+from skillgraft.config import RunConfig
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft, GraftError, intersection, union
+from skillgraft.store import Store
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -62,6 +66,30 @@ def test_every_run_is_measured_on_every_task(runs: dict[str, Path]) -> None:
             frame = pd.read_parquet(run / f"predictions-{other}.parquet")
             assert set(frame["split"]) == {"test"}
             assert set(frame["model"]) == {"pretrained", "finetuned", "graft"}
+
+
+def test_changed_rows_of_another_task_are_named_before_a_rerun(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scratch = runs["toy_film"], Store(tmp_path)
+    assert rerun.inputs(run, scratch) == []
+    load = data.load
+
+    def changed(cfg: RunConfig) -> data.TaskData:
+        rows = load(cfg)
+        others = dict(rows.others)
+        others["toy_topic"] = replace(others["toy_topic"], train=others["toy_topic"].train[::-1])
+        return replace(rows, others=others)
+
+    monkeypatch.setattr(data, "load", changed)
+    assert [difference.what for difference in rerun.inputs(run, scratch)] == [
+        "digest of data of toy_topic"
+    ]
+    old = shutil.copytree(run, tmp_path / run.name)  # of a version that did not record them
+    facts = store.read_json(old / "provenance.json")
+    facts["digests"] = {n: d for n, d in facts["digests"].items() if not n.startswith("data of")}
+    store.write_json(old / "provenance.json", facts)
+    assert rerun.inputs(old, scratch) == []
 
 
 def test_the_regions_are_compared(runs: dict[str, Path]) -> None:

@@ -43,6 +43,33 @@ def test_commit_and_whether_it_was_dirty(tmp_path: Path, monkeypatch: pytest.Mon
     assert provenance.code() == {**clean, "dirty": True}
 
 
+@pytest.mark.parametrize(
+    ("name", "dirty"), [("src/skillgraft/new.py", True), ("conf/task/new.yaml", True),
+                        ("src/notes.txt", False), ("runs/config.yaml", False)],
+)  # fmt: skip
+def test_code_that_git_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dirty: bool
+) -> None:
+    monkeypatch.setattr(config, "PACKAGE", checkout(tmp_path, "skillgraft"))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    code = provenance.code()
+    assert code is not None
+    assert code["dirty"] is dirty
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux forgets")
+def test_the_peak_of_memory_is_the_runs_own() -> None:
+    """Not of an earlier run of the same process."""
+    provenance.forget_peaks("cpu")
+    before = provenance.peaks("cpu")["peak_memory_mib"]
+    held = b"x" * 2**27
+    del held
+    assert provenance.peaks("cpu")["peak_memory_mib"] >= before + 100
+    provenance.forget_peaks("cpu")
+    assert provenance.peaks("cpu")["peak_memory_mib"] < before + 64
+
+
 def test_repository_of_somebody_else_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

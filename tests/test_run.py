@@ -15,10 +15,11 @@ import torch
 from runs import SIZED, SMALL, TINY, command, composed, make, refused
 from safetensors import safe_open
 
-from skillgraft import store
+from skillgraft import provenance, store
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft
 from skillgraft.index import flatten
+from skillgraft.run import deterministic
 from skillgraft.seeds import derive
 
 
@@ -139,6 +140,23 @@ def test_provenance(film: Path) -> None:
     assert facts["threads"] == 1
     assert facts["peak_memory_mib"] > 100
     assert {"load", "finetune", "graft", "evaluate"} <= set(facts["seconds"])
+    assert facts["attempts"] == 1
+    assert not (film / "seconds.json").exists()
+
+
+def test_flags_of_a_gpu_end_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a later run of the same process on the CPU would have them too, and say so."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = provenance.flags()
+    with deterministic():
+        assert provenance.flags() == before | {
+            "deterministic_algorithms": True, "cublas_workspace": ":4096:8",
+        }  # fmt: skip
+    assert provenance.flags() == before
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic():
+        assert provenance.flags()["cublas_workspace"] == ":16:8"
+    assert provenance.flags()["cublas_workspace"] == ":16:8"
 
 
 def test_fine_tuned_weights_hold_what_can_be_grafted_and_nothing_else(film: Path) -> None:
@@ -388,6 +406,11 @@ def test_sweep_makes_one_wandb_run_a_job(tmp_path: Path) -> None:
     runs = [p for p in (tmp_path / "runs").iterdir() if p.name.startswith("toy_film")]
     assert len(runs) == 2
     assert len({summary_of(run)["config"]["sparsity"] for run in runs}) == 2
+    commands = [store.read_json(run / "provenance.json")["command"] for run in runs]
+    own = [f"store={tmp_path}/runs", *SMALL]
+    assert sorted(commands) == [
+        ["skillgraft", *own, f"sparsity={size}", "task.ood=[]"] for size in ("0.01", "0.02")
+    ]
     assert len(list((tmp_path / "runs" / ".finetuned").iterdir())) == 1
 
 

@@ -86,10 +86,35 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
     with safe_open(file, framework="pt") as checkpoint:
         assert json.loads(checkpoint.metadata()["progress"])["step"] == 3
     monkeypatch.undo()
+    (file,) = tmp_path.glob(".partial/*/seconds.json")
+    before = store.read_json(file)["seconds"]["finetune"]
     resumed = make(tmp_path, *options)
+    facts = store.read_json(resumed / "provenance.json")
+    assert facts["attempts"] == 2
+    assert facts["seconds"]["finetune"] > before
     whole = make(tmp_path / "whole", *options)
     for name in ("metrics.json", "predictions.parquet", "graft.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM),  # Lightning is told of the first by a SIGTERM of our own
+        (signal.SIGUSR2, signal.SIGINT),
+    ],
+)
+def test_asked_twice_in_training_a_run_ends_at_once(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    with stop.watching(), stop.between_steps():
+        signal.raise_signal(first)
+        assert stop.asked == [first]
+        with pytest.raises(stop.Interrupted) as caught:
+            signal.raise_signal(second)
+    assert caught.value.code == 128 + second
+    assert not stop.asked
 
 
 def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
@@ -201,7 +226,8 @@ def test_what_earlier_jobs_of_a_sweep_may_still_make(tmp_path: Path) -> None:
             assert not state.earlier(job, place)
         store.write_json(files[1], own)
         assert state.earlier(job, place)
-        store.write_json(files[1], own | {"started": own["started"] - 100})  # another of its pid
+        another = {"started": own["started"] - 100, "ticks": -1}  # of its pid
+        store.write_json(files[1], own | another)
         assert not state.earlier(job, place)
         elsewhere = own | {"machine": "far", "id": "a-run"}
         store.write_json(files[1], elsewhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -13,17 +14,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skillgraft import finetune as finetuning
 from skillgraft import learn as learning
+from skillgraft import stop
 from skillgraft.config import Metric, Optimizer, Schedule, Selector, Strategy, Train
 from skillgraft.errors import InputError
 from skillgraft.finetune import (
     Batches,
     Course,
+    FineTuning,
     Progress,
     factor,
     finetune,
@@ -371,6 +375,27 @@ def test_a_killed_fine_tuning_ends_with_the_same_bits(
         assert again[2] == whole[2], kill  # the replayed curve is the unbroken one
         last = [load_file(f / "resume.safetensors") for f in (folder, tmp_path / "whole")]
         assert equal(*last), kill
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "step"),
+    [(_SignalConnector, "register_signal_handlers", 0), (FineTuning, "on_train_end", 24)],
+)
+def test_a_signal_that_lightning_does_not_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, hook: str, step: int
+) -> None:
+    """It comes before Lightning listens, or after it has looked for the last time."""
+    kept = getattr(kind, hook)
+
+    def asked(self: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        kept(self)
+
+    monkeypatch.setattr(kind, hook, asked)
+    with pytest.raises(stop.Interrupted), stop.watching():
+        train(tmp_path / "f", config())
+    with safe_open(tmp_path / "f" / "resume.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["progress"])["step"] == step
 
 
 def test_a_finished_fine_tuning_is_taken_as_it_is(tmp_path: Path) -> None:

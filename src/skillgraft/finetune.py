@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skillgraft import bars, launch, ranks, stop
+from skillgraft import bars, launch, lease, ranks, stop
 from skillgraft.config import (
     FinetuneConfig,
     Metric,
@@ -196,14 +196,11 @@ class Resumable(pl.LightningModule):
         """Write it, whole or not at all."""
         raise NotImplementedError
 
-    def on_fit_start(self) -> None:
-        """End at once where a signal came before Lightning could notice it."""
+    def on_train_start(self) -> None:
+        """End at once where a signal came before Lightning listened; in a rank, let it not listen."""
         if stop.asked:
             raise SIGTERMException
-
-    def on_train_start(self) -> None:
-        """Undo in a rank what Lightning does about signals: the run itself has them."""
-        if self.launched:
+        if self.launched:  # the run itself has the signals
             ranks.ignore_signals()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
@@ -434,12 +431,16 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write a safetensors file in a scratch folder and rename it: whole or absent."""
+    """Write a safetensors file in a scratch folder and rename it: whole or absent.
+
+    Raises lease.LeaseLost where another process has taken over what this one makes, and the file.
+    """
+    lease.check()
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     scratch = path.with_name(path.name + ".partial")
     shutil.rmtree(
         scratch, ignore_errors=True
-    )  # of a run that was killed: save_file's own scratch too
+    )  # a kill leaves save_file's own scratch file there, too
     scratch.mkdir()
     written = scratch / path.name
     save_file(content, written, {"progress": json.dumps(progress)})
@@ -494,16 +495,16 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
             if sharded:
                 module.to(device)
             module.resume()
-            if stop.asked:
-                raise stop.Interrupted(stop.asked[0])
-            return
-        try:
-            with stop.between_steps():
-                trainer.fit(module)
-        except SIGTERMException:  # raised between two batches; without a code, as if all were well
-            module.save()
-            raise stop.Interrupted(stop.asked[0] if stop.asked else signal.SIGTERM) from None
-        module.to(device)  # Lightning leaves the module on the CPU
+        else:
+            try:
+                with stop.between_steps():
+                    trainer.fit(module)
+            except SIGTERMException:  # between two batches; without a code, as if all were well
+                module.save()
+                raise stop.Interrupted(stop.asked[0] if stop.asked else signal.SIGTERM) from None
+            module.to(device)  # Lightning leaves the module on the CPU
+        if stop.asked:  # with several ranks, or after Lightning's last look
+            raise stop.Interrupted(stop.asked[0])
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from skillgraft import lease, store
 from skillgraft.store import Store
+
+READ = ("cache", "fine-tuned weights")  # by any run
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def freeable(place: Store) -> list[Item]:
     """
     found: list[tuple[str, Path, str | None]] = []
     if not busy(place):
-        found += [("cache", folder, None) for folder in [place.cache] if folder.is_dir()]
+        found += [("cache", folder, "cache") for folder in [place.cache] if folder.is_dir()]
         found += [
             ("fine-tuned weights", folder, f"finetuned-{folder.name}")
             for folder in below(place.root / ".finetuned")
@@ -43,19 +46,35 @@ def freeable(place: Store) -> list[Item]:
         for path in below(place.root / ".locks")
         if path.suffix == ".lock" and not held(place, path.stem)
     ]
+    found += [
+        ("lock", folder, None)  # that a waiter which was killed never got
+        for folder in below(place.root / ".locks")
+        if folder.suffix != ".lock" and lease.look(folder) and lease.holder(folder) is None
+    ]
     found += [("job folder", job, None) for job in below(place.root / ".jobs") if over(place, job)]
     return [Item(kind, folder, size(folder), guard) for kind, folder, guard in found]
 
 
 def free(place: Store, item: Item) -> bool:
-    """Delete a folder and return whether it was done: not where a process took it meanwhile."""
+    """Delete a folder and return whether it was done: not where a process has come to take or read it."""
     if item.lock is None:
-        shutil.rmtree(item.folder)
+        remove(item.folder)
         return True
     with lease.at_once(place.lease(item.lock)) as mine:
-        if mine and item.kind != "lock":  # which goes with its release
-            shutil.rmtree(item.folder)
-    return mine
+        # whoever comes after this look waits for the lock, or makes its fine-tuning again
+        if not mine or (item.kind in READ and busy(place, but=item.lock)):
+            return False
+        if item.kind != "lock":  # which goes with its release
+            remove(item.folder)
+        if item.kind == "partial run" and item.folder.name == item.lock:
+            place.unfinished(item.lock).unlink(missing_ok=True)
+    return True
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, if it is still there."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def below(folder: Path) -> list[Path]:
@@ -73,9 +92,10 @@ def held(place: Store, name: str) -> bool:
     return lease.holder(place.lease(name)) is not None
 
 
-def busy(place: Store) -> bool:
-    """Return whether any run or fine-tuning is being made."""
-    return any(lease.holder(path) is not None for path in (place.root / ".locks").glob("*.lock"))
+def busy(place: Store, but: str | None = None) -> bool:
+    """Return whether any run or fine-tuning is being made, apart from the one of a name."""
+    locks = (place.root / ".locks").glob("*.lock")
+    return any(path.stem != but and lease.holder(path) is not None for path in locks)
 
 
 def set_aside(place: Store, folder: Path) -> bool:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 BEAT = 10.0  # seconds between two touches of the owner
 STALE = 60.0  # seconds without a touch after which the owner counts as gone
 POLL = 0.5  # seconds between two looks of a waiter
+held: list[Lease] = []  # by this process at this moment
 
 
 class LeaseLost(RuntimeError):
@@ -55,13 +56,23 @@ def machine() -> str:
         return socket.gethostname()
 
 
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in the kernel's ticks since the boot; None where that is not told."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:  # no Linux, or no such process
+        return None
+    return int(stat.rpartition(b")")[2].split()[19])  # 22nd of all; a name may have blanks
+
+
 def own_record() -> dict[str, Any]:
-    """Return what a lease says of this process; `started` tells it from a later one of the same pid."""
+    """Return what a lease says of this process; its start tells it from a later one of the same pid."""
     return {
         "host": socket.gethostname(),
         "machine": machine(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
+        "ticks": start_ticks(os.getpid()),
     }
 
 
@@ -72,9 +83,13 @@ def is_gone(record: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(record["pid"])
         # a killed child that nobody has waited for is still listed
-        ended = process.status() == psutil.STATUS_ZOMBIE
-        # the time is counted from the boot, whose own time moves a little with the clock
-        return ended or abs(process.create_time() - record["started"]) > 2
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        ticks = start_ticks(process.pid)
+        if ticks is not None and record.get("ticks") is not None:
+            return ticks != record["ticks"]
+        # counted from the boot, whose own time moves with the clock
+        return abs(process.create_time() - record["started"]) > 2
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
@@ -172,6 +187,7 @@ class Lease:
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.beat, name=f"lease {path.stem}", daemon=True)
         self.thread.start()
+        held.append(self)
 
     def beat(self) -> None:
         """Touch the record until the lease is released or turns out to be another's."""
@@ -198,12 +214,19 @@ class Lease:
         """Give the lease up if it is still this process's; a forked child leaves its parent's alone."""
         if os.getpid() != self.pid:
             return
+        held.remove(self)
         self.done.set()
         self.thread.join()
         with suppress(FileNotFoundError):
             self.file.unlink()
         with suppress(OSError):  # not empty: the next owner is there already
             self.path.rmdir()
+
+
+def check() -> None:
+    """Touch all leases of this process; raises LeaseLost where one of them is no longer its own."""
+    for lease in tuple(held):
+        lease.check()
 
 
 def take(path: Path, wait: bool) -> Lease | None:

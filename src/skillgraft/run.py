@@ -6,12 +6,11 @@ import copy
 import logging
 import os
 import platform
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -208,6 +207,23 @@ def for_task(cfg: RunConfig, task: TaskConfig) -> RunConfig:
     return other
 
 
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Have a GPU give the same bits every time inside a `with` block."""
+    import torch
+
+    name, before = "CUBLAS_WORKSPACE_CONFIG", torch.are_deterministic_algorithms_enabled()
+    given = os.environ.get(name)
+    os.environ.setdefault(name, ":4096:8")  # what cuBLAS wants, before its first use
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if given is None:
+            os.environ.pop(name, None)
+
+
 class Making:
     """A run being made in its partial folder."""
 
@@ -221,22 +237,32 @@ class Making:
     ) -> None:
         self.cfg, self.rows, self.identity, self.place, self.size = cfg, rows, identity, place, size
         self.folder = place.partial(identity.id)
-        self.seconds: dict[str, float] = {}
+        self.spent = self.folder / "seconds.json"  # beside the stages' checkpoints
+        earlier = store.read_json(self.spent) if self.spent.is_file() else {}
+        self.seconds: dict[str, float] = earlier.get("seconds", {})
+        self.attempts: int = earlier.get("attempts", 0) + 1
         self.weights: str | None = None  # whether the fine-tuned ones were made or are shared
         provenance.code()  # what is imported, not what the checkout holds when the run ends
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Keep the wall time of a stage for the provenance."""
+        """Add the wall time of a stage, also of one that a signal ends, to that of earlier attempts."""
         start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        try:
+            yield
+        finally:
+            spent = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.seconds[stage] = round(spent, 3)
+            with suppress(FileNotFoundError):  # another process has taken over, and has published
+                facts = {"attempts": self.attempts, "seconds": self.seconds}
+                store.write_json(self.spent, facts)
 
     def make(self, job: Path | None) -> None:
         """Do the whole run and publish it."""
         with self.timed("imports"):
             from skillgraft import track
         with self.on_device():
+            provenance.forget_peaks(self.cfg.trainer.accelerator)
             with self.timed("load"):
                 self.load()
             with track.tracking(self.cfg, self.identity, self.folder) as tracker:
@@ -272,11 +298,8 @@ class Making:
             raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
         if seen < trainer.devices:
             raise InputError(f"trainer.devices={trainer.devices}: torch sees {seen} GPUs")
-        # what cuBLAS wants for the same bits, before its first use
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
         names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
-        with launch.free(names, trainer.devices, job_number()) as own:
+        with deterministic(), launch.free(names, trainer.devices, job_number()) as own:
             torch.cuda.set_device(own[0])  # what "cuda" means from here on
             yield
 
@@ -803,6 +826,7 @@ class Making:
         cfg, folder = self.cfg, self.folder
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
         store.write_json(folder / "provenance.json", self.provenance(cached))
+        self.spent.unlink()
         if job is not None and job.is_dir():
             for handler in logging.getLogger().handlers:
                 handler.flush()
@@ -823,14 +847,7 @@ class Making:
 
     def provenance(self, cached: Path) -> dict[str, Any]:
         """Return versions, code, files, digests, seeds, device, flags, timings and memory."""
-        import torch
-
         cfg = self.cfg
-        # ru_maxrss is in KiB on Linux and in bytes on macOS
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        memory = {"peak_memory_mib": round(peak / (2**20 if sys.platform == "darwin" else 2**10))}
-        if cfg.trainer.accelerator == "gpu":
-            memory["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
         purposes = {"data": "train", "model": "head", "mask": "scores"}
         return {
             "versions": provenance.versions(),
@@ -840,9 +857,9 @@ class Making:
             "device": provenance.device(cfg.trainer.accelerator),
             "flags": provenance.flags(),
             "threads": cfg.threads,
-            "command": sys.argv,
+            "command": provenance.command(),
             "files": self.read,
-            "digests": dict(self.identity.digests),
+            "digests": provenance.digests(self.identity, self.rows),
             # kept here, since the fine-tuned weights themselves can be freed
             "finetuned": {
                 "name": self.identity.finetuned,
@@ -852,7 +869,8 @@ class Making:
             "seeds": {kind: derive(cfg.seed, kind, of) for kind, of in purposes.items()},
             "notes": self.rows.notes,
             "seconds": self.seconds,
-            **memory,
+            "attempts": self.attempts,
+            **provenance.peaks(cfg.trainer.accelerator),
         }
 
 

@@ -11,6 +11,7 @@ from types import FrameType
 # Ctrl-C, a scheduler's end of time, and what submitit has SLURM send before a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 asked: list[signal.Signals] = []  # what has come while a step was being made
+told: list[signal.Signals] = []  # what was raised here, for Lightning, and has not come yet
 in_steps: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
 
 
@@ -24,9 +25,11 @@ class Interrupted(SystemExit):
 
 def handle(number: int, _frame: FrameType | None) -> None:
     """End the run: at the next step while something is trained, at once otherwise or when asked twice."""
-    if not in_steps or (asked and number != signal.SIGTERM):
+    if number in told:
+        told.clear()
+    elif asked or not in_steps:
         raise Interrupted(number)
-    if not asked:
+    else:
         asked.append(signal.Signals(number))
         in_steps[-1]()
 
@@ -41,7 +44,6 @@ def watching() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked.clear()
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
@@ -54,11 +56,13 @@ def watching() -> Iterator[None]:
         for number, handler in before.items():
             # None: set by something that is not Python, which cannot be put back from here
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        asked.clear()
 
 
 def tell_lightning() -> None:
     """Send the one signal after which Lightning stops between two steps, if it has not been that."""
     if asked[0] != signal.SIGTERM:
+        told.append(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 
 

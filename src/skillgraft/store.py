@@ -334,7 +334,6 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self.cache = self.root / ".cache"
         self.sweeps = self.root / "sweeps"
-        self.leases: list[lease.Lease] = []  # held at this moment through this object
 
     def run(self, name: str) -> Path:
         """Return the folder of a whole run."""
@@ -357,12 +356,8 @@ class Store:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold the lease of a run or a fine-tuning; whoever else wants it waits."""
-        with lease.hold(self.lease(name)) as held:
-            self.leases.append(held)
-            try:
-                yield
-            finally:
-                self.leases.remove(held)
+        with lease.hold(self.lease(name)):
+            yield
 
     def lease(self, name: str) -> Path:
         """Return where the lease of a run or a fine-tuning is, for `lease.holder`."""
@@ -380,8 +375,7 @@ class Store:
         write_checksums(partial)
         write_json(partial / "status.json", {"state": "whole", **status})
         target.parent.mkdir(parents=True, exist_ok=True)
-        for held in self.leases:
-            held.check()
+        lease.check()
         if target.exists():
             old = partial.with_name(f"{partial.name}.old")
             shutil.rmtree(old, ignore_errors=True)
