@@ -12,7 +12,7 @@ from skillgraft import lease, store
 from skillgraft.store import Store
 
 RUNNING, WHOLE, FAILED, INTERRUPTED = "running", "whole", "failed", "interrupted"
-START = 300.0  # seconds after which a job that ought to have started by now counts as gone
+START = 120.0  # seconds after which a job that ought to have started by now counts as gone
 
 
 @contextmanager
