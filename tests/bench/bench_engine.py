@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import composed, make
 
-from skillgraft import mask, region
+from skillgraft import mask, provenance, region
 from skillgraft.evaluate import predict
 from skillgraft.finetune import Course, FineTuning, fit, make_optimizer, make_trainer
 from skillgraft.graft import Graft
@@ -330,8 +329,7 @@ def measure_peak(name: str, size: str, file: Path, **shape: int | None) -> None:
         )
         for _ in range(3):
             step()
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+    print(provenance.peaks("cpu")["peak_memory_mib"])  # ru_maxrss would start from the parent's
 
 
 def whole(classifier: Classifier, data: list[Batch], file: Path) -> None:
