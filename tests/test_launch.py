@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -136,6 +137,23 @@ def test_each_job_gets_a_gpu_of_its_own(
         killed.wait()
         with launch.free(gpus, 2, job=1) as own:
             assert own == [2, 0]
+
+
+def test_a_wait_under_ray_is_a_task_without_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ray wants it to give a waiting job's cores away; elsewhere it is a plain sleep."""
+    asked, slept = [], []
+
+    def remote(**options: int) -> Callable[..., SimpleNamespace]:
+        asked.append(options)
+        return lambda task: SimpleNamespace(remote=lambda: task)
+
+    monkeypatch.setattr(launch.time, "sleep", slept.append)
+    launch.rest(0.5)
+    assert (asked, slept) == ([], [0.5])
+    ray = SimpleNamespace(is_initialized=lambda: True, remote=remote, get=lambda task: task())
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    launch.rest(0.25)
+    assert (asked, slept) == ([{"num_cpus": 0}], [0.5, 0.25])
 
 
 def test_cores_are_those_that_may_be_used() -> None:

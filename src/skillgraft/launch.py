@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -92,6 +94,18 @@ def too_many(n_jobs: int, threads: int, accelerator: str = "cpu", devices: int =
         f"hydra.launcher.n_jobs={n_jobs}: {at_once} jobs at once, with {each} on "
         f"{cores()} cores; {fit} would fit"
     )
+
+
+def rest(seconds: float) -> None:
+    """Sleep, and leave the cores to another job where the launcher knows how to.
+
+    ray starts the jobs of a sweep in no fixed order; it gives away the cores of a job that waits for
+    a task of its own, so that the jobs which that one waits for can start.
+    """
+    if "ray" in sys.modules and (ray := sys.modules["ray"]).is_initialized():
+        ray.get(ray.remote(num_cpus=0)(lambda: time.sleep(seconds)).remote())
+    else:
+        time.sleep(seconds)
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def wait_for(look: Callable[[], T], place: Store, job: Path | None, tell: Callab
                 if not said:
                     log.info("waiting for an earlier job of the sweep: %s", error)
                     said = True
-                time.sleep(lease.POLL)  # else it may have come just now: a last look
+                launch.rest(lease.POLL)  # else it may have come just now: a last look
 
 
 def found(folder: Path) -> Path:

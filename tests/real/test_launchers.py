@@ -99,3 +99,13 @@ def test_the_same_bits_under_ray(tmp_path: Path, basic: dict[str, dict[str, byte
     printed, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, printed
     assert whole(tmp_path / "runs") == basic
+
+
+@needs_ray
+def test_a_job_under_ray_leaves_its_cores_to_the_one_that_it_waits_for(tmp_path: Path) -> None:
+    """ray starts jobs in no fixed order: those that want a learned region's size may come first."""
+    selectors = ("-m", "seed=13,21", "graft=learned,movement", "graft.match=learned", *TINY, *FEW)
+    sweep = under(dict(os.environ), tmp_path, *selectors, "graft.steps=20", "hydra/launcher=ray")
+    printed, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, printed
+    assert len(whole(tmp_path / "runs")) == 4
