@@ -283,6 +283,7 @@ def test_a_sweep_that_is_asked_to_end_between_jobs_has_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     came = []
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which `main` sets: put back after the test
     monkeypatch.setattr(cli, "app", lambda: signal.raise_signal(signal.SIGTERM))
     monkeypatch.setattr(sweep, "finish", lambda: came.append("end"))
     before = signal.getsignal(signal.SIGTERM)
