@@ -475,9 +475,7 @@ def measure(
 ) -> dict[str, Any] | None:
     """Return the overlap of two runs' regions by their graft files, or None where there is none."""
     a, b = load(Path(run["folder"])), load(Path(other["folder"]))
-    if (
-        a is None or b is None or a.base != b.base
-    ):  # stages of a sequence start from different bases
+    if a is None or b is None or a.base != b.base:  # a stage of a sequence starts elsewhere
         return None
     shares = a.overlap(b)
     return {key: shares[key] for key in ("iou", "chance")}

@@ -59,18 +59,16 @@ def main() -> None:
     # Makes Hydra hand its errors over instead of printing them, so that they can be put in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        from skillgraft import sweep
+
         try:
             # between its jobs, and where others make them, a sweep that is asked to end still has its end
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
             app()
         except Exception:
-            from skillgraft import sweep
-
             sweep.outlast()
             raise
         finally:
-            from skillgraft import sweep
-
             whole = sweep.finish()
         if not whole:
             sys.exit(1)

@@ -130,9 +130,7 @@ def over_seeds(
     count, mean, spread = (
         getattr(by, f)().reset_index(drop=True) for f in ("count", "mean", "std")
     )
-    half = (
-        spread / np.sqrt(count) * stdtrit(count - 1, UPPER)
-    )  # n − 1 in the deviation's denominator
+    half = spread / np.sqrt(count) * stdtrit(count - 1, UPPER)  # the deviation is by n − 1
     least, most = (getattr(by, f)().reset_index(drop=True) for f in ("min", "max"))
     for name in dict.fromkeys(columns):
         large = np.maximum(least[name].abs(), most[name].abs()) >= 100  # a count, or a share

@@ -438,9 +438,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, An
     lease.check()
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     scratch = path.with_name(path.name + ".partial")
-    shutil.rmtree(
-        scratch, ignore_errors=True
-    )  # a kill leaves save_file's own scratch file there, too
+    shutil.rmtree(scratch, ignore_errors=True)  # of a kill, with what save_file had begun
     scratch.mkdir()
     written = scratch / path.name
     save_file(content, written, {"progress": json.dumps(progress)})

@@ -83,10 +83,8 @@ def jobs(threads: int, accelerator: str = "cpu", devices: int = 1) -> int:
 
 def too_many(n_jobs: int, threads: int, accelerator: str = "cpu", devices: int = 1) -> str | None:
     """Return a warning where more jobs are to go at once than fit; joblib counts below 0 from all cores."""
-    at_once, fit = (
-        n_jobs if n_jobs > 0 else cores() + 1 + n_jobs,
-        jobs(threads, accelerator, devices),
-    )
+    at_once = n_jobs if n_jobs > 0 else cores() + 1 + n_jobs
+    fit = jobs(threads, accelerator, devices)
     if at_once <= fit:
         return None
     each = f"threads={threads}" + (f" and trainer.devices={devices}" if devices > 1 else "")
@@ -124,11 +122,12 @@ def free(gpus: Sequence[str], count: int = 1, job: int | None = None) -> Iterato
     own: list[int] = []
     with ExitStack() as held:
         for index in order:
+            if len(own) == count:
+                break
             file = f"skillgraft-{os.getuid()}-{gpus[index]}.lock"
-            if len(own) < count:
-                with suppress(Timeout):
-                    held.enter_context(FileLock(Path(tempfile.gettempdir()) / file, blocking=False))
-                    own.append(index)
+            with suppress(Timeout):
+                held.enter_context(FileLock(Path(tempfile.gettempdir()) / file, blocking=False))
+                own.append(index)
         if len(own) < count:
             shared = [index for index in order if index not in own][: count - len(own)]
             log.warning("too few of %d GPUs are free: this job shares %s", len(gpus), shared)

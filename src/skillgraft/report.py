@@ -21,7 +21,6 @@ from skillgraft import bars, claims, compare, figure, store, sweep
 from skillgraft.claims import BEFORE, FULL, SCORE
 from skillgraft.config import MODELS
 from skillgraft.errors import InputError
-from skillgraft.evaluate import GAIN_FLOOR
 from skillgraft.stats import over_seeds
 from skillgraft.store import MEASURES, Store
 
@@ -353,7 +352,7 @@ def gains(rows: pd.DataFrame, place: Store) -> list[Item]:
 def across(files: pd.DataFrame) -> Item:
     """Return the heat map of relative gains of single and united regions on every task of a mixture."""
     found = claims.gains_of(files.assign(task=files["config/task.name"]))
-    found = found[(found["who"] == "graft") & (found["possible"].abs() >= GAIN_FLOOR)]
+    found = found[found["who"] == "graft"].dropna(subset=["gain"])
     count = found["region"].str.count(r"\+") + 1
     found = found.assign(
         count=count, region=found["region"].where(count < 4, count.map("{} tasks".format))

@@ -163,7 +163,7 @@ def finish() -> bool:
         report(folder, record)
     except (
         Exception
-    ):  # whatever W&B, or a claim on half of its runs, comes to: what failed is listed
+    ):  # of W&B, or of a claim on half of its runs: what failed is listed all the same
         log.exception("the sweep's claim and summary")
         shown = False
     missing = [job for job in jobs if job["state"] != state.WHOLE]
@@ -185,12 +185,15 @@ def outlast() -> None:
     if not begun:
         return
     folder, record = begun[-1]
-    jobs, place, said = Path(record["jobs"]), store.Store(folder.parents[1]), False
+    jobs, place = Path(record["jobs"]), store.Store(folder.parents[1])
     numbers = range(len(record["planned"]))
-    while state.going(jobs, numbers, place, lease.file_time(jobs / PLAN)):
-        if not said:
-            log.info("waiting for the jobs that still run")
-            said = True
+
+    def going() -> bool:
+        return state.going(jobs, numbers, place, lease.file_time(jobs / PLAN))
+
+    if going():
+        log.info("waiting for the jobs that still run")
+    while going():
         time.sleep(lease.POLL)
 
 
