@@ -107,6 +107,8 @@ def apply(
     if classifies:
         store.write_json(out / RECIPE, recipe(about, run))
     (out / "README.md").write_text(card(graft, about, delta, classifies), encoding="utf-8")
+    for file in out.iterdir():  # safetensors writes files that are their owner's alone
+        file.chmod(out.stat().st_mode & 0o666)
     return out
 
 
