@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from skillgraft import config
+from skillgraft import config, stop
 from skillgraft.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def main() -> None:
 
         try:
             # between its jobs, and where others make them, a sweep that is asked to end still has its end
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            signal.signal(signal.SIGTERM, stop.handle)
             app()
         except Exception:
             sweep.outlast()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # Ctrl-C, a scheduler's end of time, and what submitit has SLURM send before a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# Seconds in which a signal is still the one before: timeout and srun tell a process and its group.
+TOGETHER = 0.5
+heard = -math.inf  # when a signal has last asked for the end
 asked: list[signal.Signals] = []  # what has come while a step was being made
 told: list[signal.Signals] = []  # what was raised here, for Lightning, and has not come yet
 in_steps: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
@@ -24,14 +29,19 @@ class Interrupted(SystemExit):
 
 
 def handle(number: int, _frame: FrameType | None) -> None:
-    """End the run: at the next step while something is trained, at once otherwise or when asked twice."""
+    """End the run: at the next step while something is trained, at once otherwise or when asked again."""
+    global heard
     if number in told:
         told.clear()
-    elif asked or not in_steps:
+        return
+    now = time.monotonic()
+    if now - heard < TOGETHER:
+        return
+    heard = now
+    if asked or not in_steps:
         raise Interrupted(number)
-    else:
-        asked.append(signal.Signals(number))
-        in_steps[-1]()
+    asked.append(signal.Signals(number))
+    in_steps[-1]()
 
 
 @contextmanager
@@ -44,6 +54,8 @@ def watching() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global heard
+    heard = -math.inf
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
