@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skillgraft import Graft, localize
+from skillgraft.mask import RelaxedGraft, graftable_pair, initial_scores
 from skillgraft.region import digest
 
 # ------------------------------------------------------------------------------- the modules
@@ -521,6 +522,39 @@ def test_deterministic_algorithms_change_nothing() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(found.region(), expected.region())
+
+
+@pytest.mark.parametrize("kind", BUILD)
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1), (5, 2), (7, 7), (100, 100)])
+def test_how_the_flat_vectors_are_cut_changes_last_bits_at_most(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int], dense: bool, kind: str
+) -> None:
+    """As on a GPU, whose chunks are of many tensors, with γ_base as bool.
+
+    A CPU's σ of a vector's last entries, fewer than its registers hold, rounds otherwise.
+    """
+
+    def learned() -> tuple[Tensor, Tensor, Tensor]:
+        before, after = pair(kind)
+        parameters, targets = graftable_pair(before, after, None)
+        total = sum(p.numel() for p in parameters.values())
+        scores, base = initial_scores(total, 0), torch.arange(0, total, 3)
+        relaxed = RelaxedGraft(parameters, targets, base, scores, 2.0)
+        for _ in range(4):
+            loss(before.eval(), data()[0]).backward()
+            relaxed.step(300.0)
+        return relaxed.scores, relaxed.theta, relaxed.region()
+
+    def flags(relaxed: RelaxedGraft) -> Iterator[Tensor]:
+        for at, inside in zip(relaxed.slices, relaxed.inside(), strict=True):
+            yield torch.isin(torch.arange(at.stop - at.start), inside)
+
+    expected = learned()
+    monkeypatch.setattr("skillgraft.mask.chunk_sizes", lambda _: sizes)
+    if dense:
+        monkeypatch.setattr(RelaxedGraft, "bases", flags)
+    torch.testing.assert_close(learned(), expected, rtol=1e-5, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------- the options

@@ -42,14 +42,14 @@ class FlatModel:
 
     def cut(self) -> None:
         """Cut θ_pre and θ_ft into chunks, of views of their tensors."""
-        self.size = chunk_size(self.theta)
+        self.sizes = chunk_sizes(self.theta)
         self.parts = [self.chunked(self.pretrained), self.chunked(self.finetuned)]
         ends = list(accumulate(sum(p.numel() for p in part) for part in self.parts[0]))
         self.slices = [slice(*pair) for pair in pairwise([0, *ends])]
 
     def chunked(self, tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
         """Return the chunks of named tensors, each of one or more flat views."""
-        return groups([tensors[name] for name in self.parameters], self.size)
+        return groups([tensors[name] for name in self.parameters], *self.sizes)
 
     def link(self) -> None:
         """Make the parameters views of the flat vector, without a gradient."""
@@ -80,7 +80,7 @@ class FlatModel:
     @torch.no_grad()
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield slices of the flat vectors, with θ_pre and Δ there: to be read, until the next."""
-        spare = self.theta.new_empty(self.size)  # used again, it stays in the cache
+        spare = self.theta.new_empty(self.sizes[0])  # used again, it stays in the cache
         for at, before, after in zip(self.slices, *self.parts, strict=True):
             pretrained = joined(before)
             delta = torch.sub(joined(after), pretrained, out=spare[: at.stop - at.start])
@@ -125,8 +125,8 @@ class RelaxedGraft(FlatModel):
         bias: float,
         penalty: float = 0.0,
     ) -> None:
-        super().__init__(parameters, finetuned)
         self.base, self.scores = base, scores  # (s·n,) indices and (n,) float
+        super().__init__(parameters, finetuned)
         self.bias, self.penalty = bias, penalty
         try:
             self.build()
@@ -139,12 +139,28 @@ class RelaxedGraft(FlatModel):
         bases = self.bases()
         self.write(lambda at: region.relax(self.scores[at], next(bases), self.bias))
 
-    def bases(self) -> Iterator[Tensor]:
-        """Yield where in each chunk γ_base is 1."""
+    def cut(self) -> None:
+        """Cut the base region, too, into those of the chunks."""
+        super().cut()
         ends = torch.tensor([at.stop for at in self.slices], device=self.base.device)
-        cuts = torch.searchsorted(self.base, ends).tolist()
-        for at, (first, last) in zip(self.slices, pairwise([0, *cuts]), strict=True):
+        self.bounds = [0, *torch.searchsorted(self.base, ends).tolist()]
+
+    def inside(self) -> Iterator[Tensor]:
+        """Yield where in each chunk γ_base is 1, as indices."""
+        for at, (first, last) in zip(self.slices, pairwise(self.bounds), strict=True):
             yield self.base[first:last] - at.start
+
+    def bases(self) -> Iterator[Tensor]:
+        """Yield γ_base of each chunk as `relax` takes it: as indices, or on a GPU as bool.
+
+        To write values at indices wants a sort there, where kernels are to be deterministic.
+        """
+        for at, inside in zip(self.slices, self.inside(), strict=True):
+            if inside.device.type == "cpu":
+                yield inside
+            else:
+                chunk = inside.new_zeros(at.stop - at.start, dtype=torch.bool)
+                yield chunk.index_fill_(0, inside, True)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -153,7 +169,7 @@ class RelaxedGraft(FlatModel):
         With a penalty λ, less λ · (1 − 2γ_base) ⊙ σ'(S − c) too: the l1 norm of γ. Clears the gradient
         and writes the new θ(S).
         """
-        gradients, spare = self.chunked(self.take_gradients()), self.scores.new_empty(self.size)
+        gradients, spare = self.chunked(self.take_gradients()), self.scores.new_empty(self.sizes[0])
         # all in one pass: memory is what it costs
         for (at, pretrained, delta), gradient, base in zip(
             self.chunks(), gradients, self.bases(), strict=True
@@ -179,10 +195,10 @@ class RelaxedGraft(FlatModel):
     def region(self) -> Tensor:
         """Return the sorted flat indices of round(γ(S))."""
         found = []
-        for at, base in zip(self.slices, self.bases(), strict=True):
-            scores, chosen = self.scores[at], base
+        for at, chosen in zip(self.slices, self.inside(), strict=True):
+            scores = self.scores[at]
             if not scores.max() < self.bias:  # else nothing is flipped, as nearly everywhere
-                chosen = region.where(region.rounded(scores, base, self.bias))
+                chosen = region.where(region.rounded(scores, chosen, self.bias))
             found.append(chosen + at.start)
         return torch.cat(found)
 
@@ -208,11 +224,16 @@ class RelaxedGraft(FlatModel):
                 parameter.data = views[name]
 
 
-def chunk_size(like: Tensor) -> int:
-    """Return how many entries of a flat vector to work on at once."""
+def chunk_sizes(like: Tensor) -> tuple[int, int]:
+    """Return how many entries of a flat vector to work on at once, and up to how many to copy together.
+
+    To copy views of tensors into one chunk is cheaper than many operations on small ones. A core's
+    cache makes it dearer than a few; a GPU, whose kernels take longer to start than to copy, does not.
+    """
     if like.device.type != "cpu":
-        return 1 << 24  # a GPU wants few kernels
-    return region.CHUNK * torch.get_num_threads()
+        return 1 << 22, 1 << 22
+    size = region.CHUNK * torch.get_num_threads()
+    return size, size // 8
 
 
 def joined(parts: list[Tensor]) -> Tensor:
@@ -220,17 +241,13 @@ def joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def groups(tensors: Iterable[Tensor], size: int) -> list[list[Tensor]]:
-    """Return tensors as flat views in order, cut to at most `size` entries, the small ones together.
-
-    To copy a few views into one chunk is cheaper than many operations on small tensors, and dearer
-    than a few.
-    """
+def groups(tensors: Iterable[Tensor], size: int, small: int) -> list[list[Tensor]]:
+    """Return tensors as flat views in order, cut to at most `size` entries, those up to `small` together."""
     out: list[list[Tensor]] = []
-    held = small = size // 8
+    held = 0
     for tensor in tensors:
         for part in tensor.detach().reshape(-1).split(size):
-            if held + part.numel() > small:
+            if not out or held + part.numel() > small:
                 out.append([])
                 held = 0
             out[-1].append(part)
@@ -246,10 +263,10 @@ def base_region(
     barred: Tensor | None = None,
 ) -> Tensor:
     """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
-    size = chunk_size(next(iter(pretrained.values())))
+    sizes = chunk_sizes(next(iter(pretrained.values())))
     total = sum(p.numel() for p in pretrained.values())
     after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
-    pairs = [groups(tensors, size) for tensors in (after.values(), pretrained.values())]
+    pairs = [groups(tensors, *sizes) for tensors in (after.values(), pretrained.values())]
     every = region.stride(total)
 
     def parts() -> Iterator[Tensor]:
@@ -373,17 +390,18 @@ def search(
     if score is not None or steps == 0:
         consider(best, 0, relaxed, model, score)
     for step in range(1, steps + 1):
-        count = 0
+        losses = []
         with torch.enable_grad():
             for batch in batches:
                 value = loss(model, batch)
-                if not math.isfinite(value.item()):
-                    raise FloatingPointError(f"the loss is {value.item()} at step {step}")
                 value.backward()
-                count += 1
-        if count == 0:
+                losses.append(value.detach())
+        if not losses:
             raise ValueError(f"batches: nothing in it at step {step}")
-        relaxed.step(lr / count)
+        for value in losses:  # not before: to read a number makes the host wait for a GPU
+            if not math.isfinite(value.item()):
+                raise FloatingPointError(f"the loss is {value.item()} at step {step}")
+        relaxed.step(lr / len(losses))
         if score is not None or step == steps:  # without a score only the last is asked for
             consider(best, step, relaxed, model, score)
     return best

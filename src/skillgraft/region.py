@@ -186,14 +186,21 @@ def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
         tensor[torch.unravel_index(indices, tensor.shape)] = values
 
 
+def change_at(values: Tensor, base: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change values in place where γ_base is 1, and return them."""
+    if base.dtype == torch.bool:
+        return torch.where(base, change(values), values, out=values)
+    values[base] = change(values[base])
+    return values
+
+
 def relax(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) -> Tensor:
     """Return γ(S) = γ_base ⊙ (1 − σ(S − c)) + (1 − γ_base) ⊙ σ(S − c).
 
     `base` is γ_base as bool, or the indices where it is 1, here and below; `out` is written to.
     """
     share = torch.sub(scores, bias, out=out).sigmoid_()
-    share[base] = 1 - share[base]
-    return share
+    return change_at(share, base, lambda values: 1 - values)
 
 
 def slope(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) -> Tensor:
@@ -201,15 +208,13 @@ def slope(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) 
     flip = torch.sub(scores, bias, out=out).sigmoid_()
     # σ' = (1 − σ) σ in one pass, in place
     torch.ops.aten.sigmoid_backward.grad_input(flip.new_ones(()), flip, grad_input=flip)
-    flip[base] = -flip[base]
-    return flip
+    return change_at(flip, base, torch.neg)
 
 
 def rounded(scores: Tensor, base: Tensor, bias: float) -> Tensor:
     """Return round(γ(S)) as bool: γ_base XOR (S > c), and False at S = c exactly."""
     chosen = scores > bias
-    chosen[base] = ~chosen[base]
-    return chosen.logical_and_(scores != bias)
+    return change_at(chosen, base, torch.logical_not).logical_and_(scores != bias)
 
 
 def overlap(a: Tensor, b: Tensor, total: int) -> dict[str, float | None]:

@@ -1,10 +1,12 @@
 """What the engine costs beside a plain forward and backward pass, one JSON line a measurement.
 
     python tests/bench/bench_engine.py [--only mask,memory,…] [--size tiny|minilm|roberta]
+    python tests/bench/bench_engine.py --device cuda [--precision bf16-mixed]
 
 Models are random, 8 × 64 tokens a batch. What is compared runs side by side in one process, in turns,
 several rounds: `ratio` is the median over rounds of CPU time over the floor's, `wall` the same of wall
-time, `low` and `high` the least and largest `ratio`. On a busy machine CPU time is the steadier.
+time, `low` and `high` the least and largest `ratio`. On a busy machine CPU time is the steadier. On a
+GPU all times are wall times, each to the end of what was started, and memory is the GPU's.
 
 `floor` is a forward and backward pass with gradients for every parameter, `blocks` for the graftable
 ones only. `rebuild` is how the authors' code does it: every tensor by itself, p ± γ ⊙ Δ in place, a
@@ -38,19 +40,40 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import composed, make
 
-from skillgraft import mask, provenance, region
+from skillgraft import mask, provenance, ranks, region
+from skillgraft.config import PRECISIONS, RunConfig
 from skillgraft.evaluate import predict
 from skillgraft.finetune import Course, FineTuning, fit, make_optimizer, make_trainer
 from skillgraft.graft import Graft
 from skillgraft.learn import MaskTraining
 from skillgraft.model import Classifier
-from skillgraft.prompt import Batch, Encoded, collate
+from skillgraft.prompt import Batch, Encoded, collate, to_device
 
 LR, BIAS, SPARSITY = 1e7, 10.0, 1e-3
 ROWS, TOKENS = 8, 64
 SIZES = {"tiny": (4, 128), "minilm": (6, 384), "roberta": (12, 768)}  # blocks, width
 
+CPU = torch.device("cpu")
 Step = Callable[[], object]
+
+
+@dataclass
+class Where:
+    """Where everything runs, and in what precision the passes are."""
+
+    device: torch.device = CPU
+    precision: str = "32-true"
+
+    @property
+    def accelerator(self) -> str:
+        return "cpu" if self.device.type == "cpu" else "gpu"
+
+    def configured(self, *overrides: str) -> RunConfig:
+        trainer = (f"trainer={self.accelerator}", f"trainer.precision={self.precision}")
+        return composed("logger=none", *trainer, *overrides)
+
+
+HERE = Where()
 
 
 def build(size: str, layers: int | None = None, width: int | None = None) -> Classifier:
@@ -71,15 +94,14 @@ def build(size: str, layers: int | None = None, width: int | None = None) -> Cla
         model = RobertaForMaskedLM(RobertaConfig(**sizes, max_position_embeddings=514))
     else:
         model = BertForMaskedLM(BertConfig(**sizes))
-    return Classifier(model, [r"encoder\.layer\."], words=[5, 6]).eval()
+    return Classifier(model, [r"encoder\.layer\."], words=[5, 6]).eval().to(HERE.device)
 
 
 def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return fine-tuned tensors: a little off, everywhere."""
-    generator = torch.Generator().manual_seed(1)
-    return {
-        n: t.detach() + 1e-3 * torch.randn(t.shape, generator=generator) for n, t in tensors.items()
-    }
+    generator = torch.Generator(HERE.device).manual_seed(1)
+    options: dict[str, Any] = {"generator": generator, "device": HERE.device}
+    return {n: t.detach() + 1e-3 * torch.randn(t.shape, **options) for n, t in tensors.items()}
 
 
 def encoded(count: int) -> list[Encoded]:
@@ -88,13 +110,17 @@ def encoded(count: int) -> list[Encoded]:
     return [Encoded(row, [0] * TOKENS, 5, n % 2) for n, row in enumerate(ids)]
 
 
-def batches(count: int) -> list[Batch]:
+def batches(count: int, device: torch.device | None = None) -> list[Batch]:
     rows = encoded(count * ROWS)
-    return [collate(rows[n : n + ROWS], 0) for n in range(0, len(rows), ROWS)]
+    groups = [rows[n : n + ROWS] for n in range(0, len(rows), ROWS)]
+    return [to_device(collate(group, 0), device or HERE.device) for group in groups]
 
 
 def backward(classifier: Classifier, batch: Batch) -> None:
-    nn.functional.cross_entropy(classifier(batch), batch["labels"]).backward()
+    half = HERE.precision == "bf16-mixed"
+    with torch.autocast(HERE.device.type, torch.bfloat16, enabled=half):
+        loss = nn.functional.cross_entropy(classifier(batch), batch["labels"])
+    loss.backward()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -134,7 +160,7 @@ def opened(
     before = {n: p.data for n, p in classifier.graftable.items()}
     total = region.Layout.of(before).total
     chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
-    scores = mask.initial_scores(total, 0)
+    scores = mask.initial_scores(total, 0).to(HERE.device)
     return mask.RelaxedGraft(classifier.graftable, finetuned, chosen, scores, BIAS)
 
 
@@ -230,11 +256,21 @@ class Clock:
     cpu: float = 0.0
 
 
+def now() -> tuple[float, float]:
+    """Return wall and CPU seconds; on a GPU wall seconds twice, when it has done what it was given."""
+    if HERE.device.type == "cuda":
+        torch.cuda.synchronize()
+        return (time.perf_counter(),) * 2
+    return time.perf_counter(), time.process_time()
+
+
 @contextmanager
 def clock() -> Iterator[Clock]:
-    taken, wall, cpu = Clock(), time.perf_counter(), time.process_time()
+    wall, cpu = now()
+    taken = Clock()
     yield taken
-    taken.wall, taken.cpu = time.perf_counter() - wall, time.process_time() - cpu
+    ended = now()
+    taken.wall, taken.cpu = ended[0] - wall, ended[1] - cpu
 
 
 def once(step: Step) -> Clock:
@@ -256,7 +292,10 @@ def turns(steps: dict[str, Step], rounds: int, warm: bool = True) -> dict[str, l
 
 def say(what: str, **figures: object) -> None:
     short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()}
-    print(json.dumps({"what": what, **short, "threads": torch.get_num_threads()}), flush=True)
+    where = {"threads": torch.get_num_threads()}
+    if HERE.device.type == "cuda":
+        where = {"device": torch.cuda.get_device_name(), "precision": HERE.precision}
+    print(json.dumps({"what": what, **short, **where}), flush=True)
 
 
 def compare(what: str, taken: dict[str, list[Clock]], over: str, **facts: object) -> None:
@@ -302,13 +341,14 @@ def growth(size: str, rounds: int) -> None:
 
 
 def peak(size: str, name: str, what: str, **shape: int) -> float:
-    """Return and say the peak RSS, in MiB, of a process that makes three steps of one batch."""
+    """Return and say the peak memory, in MiB, of a process that makes three steps of one batch."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "finetuned.safetensors"
         if name not in PLAIN:
             save_file(moved(dict(build(size, **shape).graftable)), file)
         options = [f"--{key}={value}" for key, value in shape.items()]
         command = [sys.executable, __file__, f"--size={size}", f"--peak={name}", f"--file={file}"]
+        command += [f"--device={HERE.device}", f"--precision={HERE.precision}"]
         out = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
     mib = float(out.stdout)
     say(f"{what}: {name}", size=size, mib=mib, **shape)
@@ -316,7 +356,7 @@ def peak(size: str, name: str, what: str, **shape: int) -> float:
 
 
 def measure_peak(name: str, size: str, file: Path, **shape: int | None) -> None:
-    """In its own process: print the peak RSS in MiB."""
+    """In its own process: print the peak memory in MiB, RSS or the GPU's."""
     classifier, data = build(size, **shape), batches(1)
     if name == "localize":
         whole(classifier, data, file)
@@ -325,11 +365,12 @@ def measure_peak(name: str, size: str, file: Path, **shape: int | None) -> None:
         step = (
             PLAIN[name](classifier, data)
             if plain
-            else MASKED[name](classifier, data, load_file(file))
+            else MASKED[name](classifier, data, load_file(file, device=str(HERE.device)))
         )
         for _ in range(3):
             step()
-    print(provenance.peaks("cpu")["peak_memory_mib"])  # ru_maxrss would start from the parent's
+    peaks = provenance.peaks(HERE.accelerator)  # ru_maxrss would start from the parent's
+    print(peaks.get("peak_gpu_memory_mib", peaks["peak_memory_mib"]))
 
 
 def whole(classifier: Classifier, data: list[Batch], file: Path) -> None:
@@ -348,7 +389,7 @@ def whole(classifier: Classifier, data: list[Batch], file: Path) -> None:
 
 
 def memory(size: str, rounds: int) -> None:
-    """Peak RSS of each way, a process each, and what of it is not the program itself."""
+    """Peak memory of each way, a process each, and what of it is not the program itself."""
     empty = peak("tiny", "blocks", "memory, of the program with a tiny model")
     base = peak(size, "floor", "memory")
     for name in ("blocks", *MASKED, "localize"):
@@ -377,7 +418,7 @@ class Stamped:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.data:
-            self.stamps.append((time.perf_counter(), time.process_time()))
+            self.stamps.append(now())
             yield batch
 
     def taken(self) -> Clock:
@@ -392,11 +433,11 @@ class Stamped:
 
 def tuning(size: str, rounds: int) -> None:
     """A fine-tuning step of Lightning's loop, and of a plain one with the same optimiser and clip."""
-    cfg = composed("logger=none")
+    cfg = HERE.configured()
     cfg.finetune.steps = 10**6  # never the last: no validation, no file
     cfg.finetune.evaluate_every = 10**6
     count = 60 if size == "tiny" else 12
-    data = (batches(4) * count)[:count]
+    data = (batches(4, CPU) * count)[:count]  # the loops bring each to its device
     course = Course(cfg.task.name, cfg.task.metric, [], [])
     taken: dict[str, list[Clock]] = {"lightning": [], "plain": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -413,12 +454,12 @@ def tuning(size: str, rounds: int) -> None:
     compare("fine-tune step", taken, "plain", size=size)
 
 
-def plain(classifier: Classifier, cfg, data: Stamped) -> None:
+def plain(classifier: Classifier, cfg: RunConfig, data: Stamped) -> None:
     named = {n: p for n, p in classifier.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(cfg.finetune, named)
     classifier.train()
     for batch in data:
-        backward(classifier, batch)
+        backward(classifier, to_device(batch, HERE.device))
         nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -426,10 +467,11 @@ def plain(classifier: Classifier, cfg, data: Stamped) -> None:
 
 def learning(size: str, rounds: int) -> None:
     """A mask step of Lightning's loop over four batches, and the engine's own."""
-    cfg = composed("logger=none", "graft.score_every=null")
+    cfg = HERE.configured("graft.score_every=null")
     cfg.graft.steps = 10**6
     count = 4
-    data = batches(count) * (15 if size == "tiny" else 5)
+    few = batches(count)
+    data = batches(count, CPU) * (15 if size == "tiny" else 5)
     taken: dict[str, list[Clock]] = {"lightning": [], "engine": [], "blocks": []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
@@ -443,7 +485,7 @@ def learning(size: str, rounds: int) -> None:
             fit(trainer, module)
             taken["lightning"].append(stamped.taken())
             for name in ("engine", "blocks"):
-                times = turns({name: variant(name, size, data[:count])}, 5)[name]
+                times = turns({name: variant(name, size, few)}, 5)[name]
                 wall, cpu = (
                     statistics.median(getattr(c, k) for c in times) for k in ("wall", "cpu")
                 )
@@ -461,9 +503,10 @@ def setup(size: str, rounds: int) -> None:
         save_file(moved(tensors), after)
 
         def read() -> list[dict[str, Tensor]]:
-            return [{n: t.clone() for n, t in load_file(f).items()} for f in (before, after)]
+            files = [load_file(f) for f in (before, after)]
+            return [{n: t.to(HERE.device, copy=True) for n, t in f.items()} for f in files]
 
-        finetuned = load_file(after)
+        finetuned = read()[1]
         total = region.Layout.of(tensors).total
 
         def base(sparsity: float) -> Step:
@@ -587,7 +630,7 @@ def tokens(size: str, rounds: int) -> None:
         ):
             patched.enter_context(patch.object(owner, name, new))
         with clock() as taken:
-            run = make(Path(folder), f"threads={threads}")
+            run = make(Path(folder), f"threads={threads}", f"trainer={HERE.accelerator}")
         facts = json.loads((run / "provenance.json").read_text())
     say(
         "default run",
@@ -605,7 +648,7 @@ def tokens(size: str, rounds: int) -> None:
 def command(size: str, rounds: int) -> None:
     """The default command, in processes of its own: made, then found."""
     program = str(Path(sys.executable).parent / "skillgraft")
-    line = [program, f"threads={torch.get_num_threads()}"]
+    line = [program, f"threads={torch.get_num_threads()}", f"trainer={HERE.accelerator}"]
     with tempfile.TemporaryDirectory() as folder:
         for what in ("made", *["found"] * rounds):
             start = time.perf_counter()
@@ -632,11 +675,15 @@ def main() -> None:
     parser.add_argument("--size", default="minilm", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--precision", default="32-true", choices=PRECISIONS)
     for name in ("--peak", "--file", "--layers", "--width"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    HERE.device, HERE.precision = options.device, options.precision
     warnings.simplefilter("ignore")
+    ranks.quiet()
     if options.peak:
         shape = {k: v and int(v) for k, v in (("layers", options.layers), ("width", options.width))}
         measure_peak(options.peak, options.size, options.file, **shape)
