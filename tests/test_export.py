@@ -92,7 +92,9 @@ def test_a_linear_head_goes_beside_the_encoder(folder: Path) -> None:
     out = folder / "linear"
     code, output = grafts("apply", str(run), "--out", str(out))
     assert code == 0, output
-    assert {file.stat().st_mode for file in out.iterdir()} == {(run / "metrics.json").stat().st_mode}
+    assert {file.stat().st_mode for file in out.iterdir()} == {
+        (run / "metrics.json").stat().st_mode
+    }
     with_it, without = (
         part.split("```")[0] for part in (out / "README.md").read_text().split("```python\n")[1:]
     )

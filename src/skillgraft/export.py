@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -107,8 +107,10 @@ def apply(
     if classifies:
         store.write_json(out / RECIPE, recipe(about, run))
     (out / "README.md").write_text(card(graft, about, delta, classifies), encoding="utf-8")
-    for file in out.iterdir():  # safetensors writes files that are their owner's alone
-        file.chmod(out.stat().st_mode & 0o666)
+    usual = (out / "README.md").stat().st_mode
+    for file in out.glob("*.safetensors"):  # which are written as their owner's alone
+        with suppress(PermissionError):
+            file.chmod(usual)
     return out
 
 

@@ -151,16 +151,9 @@ class RelaxedGraft(FlatModel):
             yield self.base[first:last] - at.start
 
     def bases(self) -> Iterator[Tensor]:
-        """Yield γ_base of each chunk as `relax` takes it: as indices, or on a GPU as bool.
-
-        To write values at indices wants a sort there, where kernels are to be deterministic.
-        """
+        """Yield γ_base of each chunk as `relax` takes it."""
         for at, inside in zip(self.slices, self.inside(), strict=True):
-            if inside.device.type == "cpu":
-                yield inside
-            else:
-                chunk = inside.new_zeros(at.stop - at.start, dtype=torch.bool)
-                yield chunk.index_fill_(0, inside, True)
+            yield region.base_of(inside, at.stop - at.start)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -198,7 +191,8 @@ class RelaxedGraft(FlatModel):
         for at, chosen in zip(self.slices, self.inside(), strict=True):
             scores = self.scores[at]
             if not scores.max() < self.bias:  # else nothing is flipped, as nearly everywhere
-                chosen = region.where(region.rounded(scores, chosen, self.bias))
+                base = region.base_of(chosen, scores.numel())
+                chosen = region.where(region.rounded(scores, base, self.bias))
             found.append(chosen + at.start)
         return torch.cat(found)
 
@@ -247,6 +241,8 @@ def groups(tensors: Iterable[Tensor], size: int, small: int) -> list[list[Tensor
     held = 0
     for tensor in tensors:
         for part in tensor.detach().reshape(-1).split(size):
+            if part.numel() == 0:
+                continue
             if not out or held + part.numel() > small:
                 out.append([])
                 held = 0
@@ -390,18 +386,17 @@ def search(
     if score is not None or steps == 0:
         consider(best, 0, relaxed, model, score)
     for step in range(1, steps + 1):
-        losses = []
+        count = 0
         with torch.enable_grad():
             for batch in batches:
                 value = loss(model, batch)
+                if not math.isfinite(value.item()):
+                    raise FloatingPointError(f"the loss is {value.item()} at step {step}")
                 value.backward()
-                losses.append(value.detach())
-        if not losses:
+                count += 1
+        if count == 0:
             raise ValueError(f"batches: nothing in it at step {step}")
-        for value in losses:  # not before: to read a number makes the host wait for a GPU
-            if not math.isfinite(value.item()):
-                raise FloatingPointError(f"the loss is {value.item()} at step {step}")
-        relaxed.step(lr / len(losses))
+        relaxed.step(lr / count)
         if score is not None or step == steps:  # without a score only the last is asked for
             consider(best, step, relaxed, model, score)
     return best

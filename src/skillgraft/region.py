@@ -186,6 +186,16 @@ def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
         tensor[torch.unravel_index(indices, tensor.shape)] = values
 
 
+def base_of(inside: Tensor, total: int) -> Tensor:
+    """Return γ_base of `total` entries as `relax` takes it: the indices given, or on a GPU bool.
+
+    To write values at indices wants a sort there, where kernels are to be deterministic.
+    """
+    if inside.device.type == "cpu":
+        return inside
+    return inside.new_zeros(total, dtype=torch.bool).index_fill_(0, inside, True)
+
+
 def change_at(values: Tensor, base: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Change values in place where γ_base is 1, and return them."""
     if base.dtype == torch.bool:

@@ -14,7 +14,7 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 # Seconds in which a signal is still the one before: timeout and srun tell a process and its group.
 TOGETHER = 0.5
-heard = -math.inf  # when a signal has last asked for the end
+heard = (0, -math.inf)  # the signal that has last asked for the end, and when
 asked: list[signal.Signals] = []  # what has come while a step was being made
 told: list[signal.Signals] = []  # what was raised here, for Lightning, and has not come yet
 in_steps: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
@@ -34,10 +34,10 @@ def handle(number: int, _frame: FrameType | None) -> None:
     if number in told:
         told.clear()
         return
-    now = time.monotonic()
-    if now - heard < TOGETHER:
+    (before, since), now = heard, time.monotonic()
+    if number == before and now - since < TOGETHER:
         return
-    heard = now
+    heard = (number, now)
     if asked or not in_steps:
         raise Interrupted(number)
     asked.append(signal.Signals(number))
@@ -55,7 +55,7 @@ def watching() -> Iterator[None]:
         yield
         return
     global heard
-    heard = -math.inf
+    heard = (0, -math.inf)
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield

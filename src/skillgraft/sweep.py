@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GROUPS = ("paper", "embedded", "beyond")  # of multirun_sweeps/
 SILENT = ("store=", "force=", "logger", "hydra")  # overrides that do not make it another sweep
+MANY = 50  # jobs, from which on a start takes long enough to be told of
 PLAN, ENDED = "plan.json", "ended.txt"  # in the folder of a sweep's jobs
 # folder and record of this process's sweep, once it has started: another process that starts the
 # same sweep meanwhile writes a record of its own jobs there
@@ -90,6 +91,10 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     store.write_json(file, record)
     jobs.mkdir(parents=True, exist_ok=True)
     store.write_json(jobs / PLAN, {"total": len(plan), "started": started})
+    if len(plan) >= MANY:
+        log.info(
+            "%d jobs: Hydra composes all, a tenth of a second each, before the first", len(plan)
+        )
     return folder, record
 
 

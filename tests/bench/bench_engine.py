@@ -6,7 +6,8 @@
 Models are random, 8 × 64 tokens a batch. What is compared runs side by side in one process, in turns,
 several rounds: `ratio` is the median over rounds of CPU time over the floor's, `wall` the same of wall
 time, `low` and `high` the least and largest `ratio`. On a busy machine CPU time is the steadier. On a
-GPU all times are wall times, each to the end of what was started, and memory is the GPU's.
+GPU kernels are deterministic, as in a run; all times are wall times, each to the end of what was
+started, and memory is the GPU's.
 
 `floor` is a forward and backward pass with gradients for every parameter, `blocks` for the graftable
 ones only. `rebuild` is how the authors' code does it: every tensor by itself, p ± γ ⊙ Δ in place, a
@@ -25,8 +26,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -48,6 +50,7 @@ from skillgraft.graft import Graft
 from skillgraft.learn import MaskTraining
 from skillgraft.model import Classifier
 from skillgraft.prompt import Batch, Encoded, collate, to_device
+from skillgraft.run import deterministic
 
 LR, BIAS, SPARSITY = 1e7, 10.0, 1e-3
 ROWS, TOKENS = 8, 64
@@ -68,9 +71,9 @@ class Where:
     def accelerator(self) -> str:
         return "cpu" if self.device.type == "cpu" else "gpu"
 
-    def configured(self, *overrides: str) -> RunConfig:
-        trainer = (f"trainer={self.accelerator}", f"trainer.precision={self.precision}")
-        return composed("logger=none", *trainer, *overrides)
+    @property
+    def overrides(self) -> tuple[str, str]:
+        return f"trainer={self.accelerator}", f"trainer.precision={self.precision}"
 
 
 HERE = Where()
@@ -117,10 +120,14 @@ def batches(count: int, device: torch.device | None = None) -> list[Batch]:
 
 
 def backward(classifier: Classifier, batch: Batch) -> None:
+    loss_of(classifier, batch).backward()
+
+
+def loss_of(model: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    """The loss of a batch, in the precision that was asked for."""
     half = HERE.precision == "bf16-mixed"
     with torch.autocast(HERE.device.type, torch.bfloat16, enabled=half):
-        loss = nn.functional.cross_entropy(classifier(batch), batch["labels"])
-    loss.backward()
+        return nn.functional.cross_entropy(model(batch), batch["labels"])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -217,14 +224,16 @@ def functional(classifier: Classifier, data: list[Batch], finetuned: dict[str, T
     scores = {n: torch.rand_like(d).requires_grad_() for n, d in delta.items()}
     base = {n: (d.abs() > 4e-3).to(d.dtype) for n, d in delta.items()}
 
+    def call(weights: dict[str, Tensor], batch: Batch) -> Tensor:
+        return torch.func.functional_call(classifier, weights, (batch,))
+
     def step() -> None:
         for batch in data:
             share = {n: torch.sigmoid(s - BIAS) for n, s in scores.items()}
             weights = {
                 n: before[n] + (base[n] + (1 - 2 * base[n]) * share[n]) * delta[n] for n in scores
             }
-            logits = torch.func.functional_call(classifier, weights, (batch,))
-            nn.functional.cross_entropy(logits, batch["labels"]).backward()
+            loss_of(partial(call, weights), batch).backward()
         with torch.no_grad():
             for s in scores.values():
                 s -= LR / len(data) * s.grad
@@ -381,7 +390,7 @@ def whole(classifier: Classifier, data: list[Batch], file: Path) -> None:
         classifier,
         finetuned,
         data,
-        lambda model, batch: nn.functional.cross_entropy(model(batch), batch["labels"]),
+        loss_of,
         sparsity=SPARSITY,
         steps=3,
         graftable=lambda name, _: "encoder.layer." in name,
@@ -417,13 +426,14 @@ class Stamped:
         return len(self.data)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.data:
-            self.stamps.append(now())
+        for number, batch in enumerate(self.data):
+            if number % self.per_step == 0:
+                self.stamps.append(now())
             yield batch
 
     def taken(self) -> Clock:
         """Return the median step, without the first."""
-        stamps = self.stamps[self.per_step :: self.per_step]
+        stamps = self.stamps[1:]
         pairs = list(zip(stamps[1:], stamps, strict=False))
         return Clock(
             statistics.median(b[0] - a[0] for b, a in pairs),
@@ -433,7 +443,7 @@ class Stamped:
 
 def tuning(size: str, rounds: int) -> None:
     """A fine-tuning step of Lightning's loop, and of a plain one with the same optimiser and clip."""
-    cfg = HERE.configured()
+    cfg = composed("logger=none", *HERE.overrides)
     cfg.finetune.steps = 10**6  # never the last: no validation, no file
     cfg.finetune.evaluate_every = 10**6
     count = 60 if size == "tiny" else 12
@@ -467,7 +477,7 @@ def plain(classifier: Classifier, cfg: RunConfig, data: Stamped) -> None:
 
 def learning(size: str, rounds: int) -> None:
     """A mask step of Lightning's loop over four batches, and the engine's own."""
-    cfg = HERE.configured("graft.score_every=null")
+    cfg = composed("logger=none", "graft.score_every=null", *HERE.overrides)
     cfg.graft.steps = 10**6
     count = 4
     few = batches(count)
@@ -598,13 +608,13 @@ class Inside:
     def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
             self.depth += 1
-            start = time.process_time()
+            start = now()[1]
             try:
                 return function(*arguments, **options)
             finally:
                 self.depth -= 1
                 if self.depth == 0:
-                    self.seconds += time.process_time() - start
+                    self.seconds += now()[1] - start
 
         return timed
 
@@ -630,7 +640,7 @@ def tokens(size: str, rounds: int) -> None:
         ):
             patched.enter_context(patch.object(owner, name, new))
         with clock() as taken:
-            run = make(Path(folder), f"threads={threads}", f"trainer={HERE.accelerator}")
+            run = make(Path(folder), f"threads={threads}", *HERE.overrides)
         facts = json.loads((run / "provenance.json").read_text())
     say(
         "default run",
@@ -648,7 +658,7 @@ def tokens(size: str, rounds: int) -> None:
 def command(size: str, rounds: int) -> None:
     """The default command, in processes of its own: made, then found."""
     program = str(Path(sys.executable).parent / "skillgraft")
-    line = [program, f"threads={torch.get_num_threads()}", f"trainer={HERE.accelerator}"]
+    line = [program, f"threads={torch.get_num_threads()}", *HERE.overrides]
     with tempfile.TemporaryDirectory() as folder:
         for what in ("made", *["found"] * rounds):
             start = time.perf_counter()
@@ -675,21 +685,23 @@ def main() -> None:
     parser.add_argument("--size", default="minilm", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="32-true", choices=PRECISIONS)
     for name in ("--peak", "--file", "--layers", "--width"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    HERE.device, HERE.precision = options.device, options.precision
+    HERE.device, HERE.precision = torch.device(options.device), options.precision
     warnings.simplefilter("ignore")
     ranks.quiet()
-    if options.peak:
-        shape = {k: v and int(v) for k, v in (("layers", options.layers), ("width", options.width))}
-        measure_peak(options.peak, options.size, options.file, **shape)
-        return
-    for name in options.only.split(","):
-        ALL[name](options.size, options.rounds)
+    with deterministic() if HERE.device.type == "cuda" else nullcontext():
+        if options.peak:
+            given = (("layers", options.layers), ("width", options.width))
+            shape = {k: v and int(v) for k, v in given}
+            measure_peak(options.peak, options.size, options.file, **shape)
+            return
+        for name in options.only.split(","):
+            ALL[name](options.size, options.rounds)
 
 
 if __name__ == "__main__":
