@@ -94,13 +94,14 @@ def trained(
     dropout: float = 0.0,
     strategy: Strategy = Strategy.ddp,
     only: dict[str, Tensor] | None = None,
+    kind: type[Tiny] = Tiny,
     **options: object,
 ) -> tuple[dict[str, Tensor], Progress]:
     """Fine-tune by batches of three rows, and one of a single row each epoch."""
     folder.mkdir(exist_ok=True)
     cfg = config(**{"steps": 12, "evaluate_every": 6, "batch_size": 3} | options)
     cfg.trainer.devices, cfg.trainer.strategy = devices, strategy
-    tiny, data, seen = Tiny(), examples(22), []
+    tiny, data, seen = kind(), examples(22), []
     tiny.drop.p = dropout  # of which each rank draws its own
     progress = finetune(tiny, cfg, [course(data[:13], data[13:])], 0, folder, seen.append, only)
     assert seen == progress.history  # each row once, in this process
@@ -118,13 +119,32 @@ def test_fine_tuning_on_two_processes(tmp_path: Path, kind: Optimizer) -> None:
         assert b == pytest.approx(a, abs=1e-5)
 
 
-def test_two_processes_go_on_with_the_same_bits(tmp_path: Path) -> None:
-    """AdamW's moments and the losses since the last row come back; dropout is on."""
+class Spare(Tiny):
+    """With a parameter that the loss does not reach, as a pooler that is not asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Parameter(torch.ones(3))
+        self.graftable["spare"] = self.spare
+
+
+def test_a_parameter_that_the_loss_does_not_reach(tmp_path: Path) -> None:
+    one, two = (trained(tmp_path / str(n), n, kind=Spare)[0] for n in (1, 2))
+    assert one["spare"].tolist() == two["spare"].tolist() == [1, 1, 1]
+    torch.testing.assert_close(two["layer.weight"], one["layer.weight"], **WEIGHTS)
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_several_processes_go_on_with_the_same_bits(tmp_path: Path, devices: int) -> None:
+    """AdamW's moments and the losses since the last row come back; dropout is on.
+
+    Of three ranks' gradients the order in which they are summed depends on where they lie.
+    """
     options = {"dropout": 0.3, "evaluate_every": 3, "schedule": Schedule.constant}
-    whole, _ = trained(tmp_path / "whole", 2, **options)
-    trained(tmp_path / "broken", 2, steps=6, **options)
+    whole, _ = trained(tmp_path / "whole", devices, **options)
+    trained(tmp_path / "broken", devices, steps=6, **options)
     (tmp_path / "broken" / ranks.FOLDER).mkdir()  # as after a kill
-    broken, _ = trained(tmp_path / "broken", 2, **options)
+    broken, _ = trained(tmp_path / "broken", devices, **options)
     assert all(torch.equal(broken[name], tensor) for name, tensor in whole.items())
     alone, _ = trained(tmp_path / "alone", 1, **options)
     assert not torch.equal(alone["layer.weight"], whole["layer.weight"])

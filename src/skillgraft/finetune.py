@@ -363,7 +363,8 @@ class FineTuning(Resumable):
             among = f"{course.task}/" if len(self.courses) > 1 else ""
             row = {f"finetune/validation/{among}{name}": v for name, v in measured.items()}
             self.record({"finetune/step": step, **row})
-        score = sum(scores) / len(scores)
+        # the first rank's, so that none is alone in what all have to do together
+        score = self.trainer.strategy.broadcast(sum(scores) / len(scores))
         if score > self.progress.best_score:
             self.progress.best_step, self.progress.best_score = step, score
             best = ranks.gathered(self.named, keep=self.global_rank == 0)
@@ -486,8 +487,9 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
         if trainer.strategy.launcher is not None:
             sharded = isinstance(trainer.strategy, ranks.Sharded)
             if sharded:
-                module.to("cpu")  # the GPU is the ranks', with the memory that torch keeps of it
-                torch.cuda.empty_cache()
+                module.to("cpu")  # the GPU is the ranks'
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # what torch keeps of it
             with ranks.started(module, module.sent), stop.between_steps(module.end.touch):
                 trainer.fit(module)
             if sharded:

@@ -169,6 +169,7 @@ class MaskTraining(Resumable):
         before, self.present = self.present, self.relaxed.region().cpu()
         if not torch.equal(before, self.present):
             self.changed = self.done
+        self.changed = self.trainer.strategy.broadcast(self.changed)  # the first rank's, of all
 
     def score(self) -> dict[str, Any]:
         """Score the rounded graft: the metric on training rows plus that on validation rows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -53,6 +54,34 @@ def share(batch: Batch, rank: int, ranks: int) -> Batch:
     return {**part, "weight": torch.tensor(len(mine) * ranks / rows)}
 
 
+class Launcher(_MultiProcessingLauncher):
+    """Lightning's launcher, whose ranks end at once where they fail."""
+
+    def _wrapping_function(self, *args: Any, **options: Any) -> None:
+        try:
+            super()._wrapping_function(*args, **options)
+        except BaseException:
+            # before Lightning takes leave of the other ranks, which may wait for this one
+            atexit.register(os._exit, 1)
+            raise
+
+
+class Replicated(DDPStrategy):
+    """Lightning's distributed data parallelism, for parameters that the loss may not reach.
+
+    And with buckets of gradients that stay what they are. By itself it would deal them out anew after
+    the first step, by the order in which they came; where that is another, so is the order in which
+    ranks are summed, and a run that is taken up would have other bits.
+    """
+
+    def __init__(self, start_method: Literal["spawn", "forkserver"]) -> None:
+        super().__init__(start_method=start_method, find_unused_parameters=True)
+        self.start_method = start_method
+
+    def _configure_launcher(self) -> None:
+        self._launcher = Launcher(self, self.start_method)
+
+
 class Sharded(ModelParallelStrategy):
     """Lightning's fully sharded data parallelism, whose ranks are started as those of its DDP.
 
@@ -65,7 +94,7 @@ class Sharded(ModelParallelStrategy):
         self.start_method = start_method
 
     def _configure_launcher(self) -> None:
-        self._launcher = _MultiProcessingLauncher(self, self.start_method)
+        self._launcher = Launcher(self, self.start_method)
 
 
 def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
@@ -77,9 +106,11 @@ def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
     if cfg.devices == 1 and not sharded:
         return "auto"
     method: Literal["spawn", "forkserver"] = "spawn" if cfg.accelerator == "gpu" else "forkserver"
+    # of a rank's libraries in C++: that find_unused_parameters costs time
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if method == "forkserver":
         start_server()
-    return Sharded(cfg.devices, method) if sharded else DDPStrategy(start_method=method)
+    return Sharded(cfg.devices, method) if sharded else Replicated(method)
 
 
 def start_server() -> None:

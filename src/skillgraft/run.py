@@ -212,15 +212,19 @@ def deterministic() -> Iterator[None]:
     """Have a GPU give the same bits every time inside a `with` block."""
     import torch
 
-    name, before = "CUBLAS_WORKSPACE_CONFIG", torch.are_deterministic_algorithms_enabled()
-    given = os.environ.get(name)
-    os.environ.setdefault(name, ":4096:8")  # what cuBLAS wants, before its first use
+    before = torch.are_deterministic_algorithms_enabled()
+    wanted = {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS wants, before its first use
+        "NCCL_NVLS_ENABLE": "0",  # sums in the switch come in no fixed order
+    }
+    missing = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in missing})
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        if given is None:
+        for name in missing:
             os.environ.pop(name, None)
 
 
@@ -287,13 +291,16 @@ class Making:
 
         from skillgraft import ranks
 
-        trainer, seen = self.cfg.trainer, torch.cuda.device_count()
+        trainer = self.cfg.trainer
         torch.set_num_threads(self.cfg.threads)
         ranks.quiet()
         self.device = torch.device("cuda" if trainer.accelerator == "gpu" else "cpu")
         if self.device.type == "cpu":
             yield
             return
+        # as Lightning sets it later: ranks count the GPUs of one machine as their run does
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        seen = torch.cuda.device_count()
         if not torch.cuda.is_available():
             raise InputError("trainer.accelerator=gpu: torch sees no GPU; use trainer=cpu")
         if seen < trainer.devices:
@@ -301,7 +308,10 @@ class Making:
         names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
         with deterministic(), launch.free(names, trainer.devices, job_number()) as own:
             torch.cuda.set_device(own[0])  # what "cuda" means from here on
-            yield
+            try:
+                yield
+            finally:
+                torch.cuda.empty_cache()  # a worker's next job may be lent another
 
     def load(self) -> None:
         """Load tokenizer, rows as token ids, and the pre-trained model: the last check of the input."""
