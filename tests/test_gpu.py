@@ -98,7 +98,7 @@ def test_localize_finds_on_a_gpu_what_it_finds_on_a_cpu() -> None:
     assert len(set(on_cpu.tolist()) ^ set(on_gpu.tolist())) <= 2  # a score that is all but c
 
 
-def sharded(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
+def tuned(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
     """Fine-tune the embedded model without dropout, and return what was trained."""
     from test_training import course, examples
 
@@ -119,12 +119,14 @@ def sharded(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor
     return {name: tensor.cpu() for name, tensor in classifier.trained().items()}
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_sharded_fine_tuning_is_that_of_one_device(tmp_path: Path, devices: int) -> None:
+@pytest.mark.parametrize(("strategy", "devices"), [("fsdp", 1), ("fsdp", 2), ("ddp", 2)])
+def test_fine_tuning_by_ranks_is_that_of_one_device(
+    tmp_path: Path, strategy: str, devices: int
+) -> None:
     """Over NCCL; on one GPU a single rank has every shard."""
     if torch.cuda.device_count() < devices:
         pytest.skip(f"torch sees fewer than {devices} GPUs")
-    one, more = sharded(tmp_path / "one", 1, "ddp"), sharded(tmp_path / "more", devices, "fsdp")
+    one, more = tuned(tmp_path / "one", 1, "ddp"), tuned(tmp_path / "more", devices, strategy)
     for name, tensor in one.items():
         torch.testing.assert_close(more[name], tensor, rtol=1e-4, atol=1e-5)
 
