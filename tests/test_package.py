@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from runs import SMALL, command, composed
 
 from skillgraft import config
@@ -134,6 +137,24 @@ def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "runs").glob("toy_film-*"))
+
+
+def test_the_lock_lies_within_the_bounds() -> None:
+    """Everything that users and tests ask for is in the lock, in a version that the bounds allow."""
+    lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").split()
+    lock = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    for requirement in map(Requirement, wanted):
+        version = lock[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), requirement.name
+    assert f"torch=={lock['torch']} " in README  # what machines without a GPU install first
+
+
+def test_both_installs_of_the_readme_keep_to_the_lock() -> None:
+    blocks = re.findall(r"```sh\n(python3 -m venv .*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    assert all("pip install -c .ci/constraints.txt " in block for block in blocks)
 
 
 @pytest.mark.parametrize("line", readme_commands())
