@@ -278,6 +278,23 @@ def test_every_option_passes(group: str) -> None:
         config.check(composed(f"{group}={file.stem}", *NEEDED.get(file.stem, [])))
 
 
+@dataclasses.dataclass
+class Part:
+    size: int = 3
+
+
+@dataclasses.dataclass
+class Schema:
+    part: Part = dataclasses.field(default_factory=Part)
+    parts: list[Part] = dataclasses.field(default_factory=list)
+
+
+def test_schema_may_lie_in_any_module() -> None:
+    """Not only in that of config: else keys would leave ids in silence."""
+    assert [name for name, _ in keys(Schema)] == ["part", "part.size", "parts"]
+    assert list(config.unknown({"part": {"siz": 1}, "parts": []}, Schema)) == ["part.siz"]
+
+
 def test_keys_are_the_whole_configuration() -> None:
     def walk(node: dict[str, Any], prefix: str = "") -> set[str]:
         names = {prefix + name for name in node}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import math
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -374,14 +375,23 @@ def limits(entry: dataclasses.Field) -> str:
     return f" at least {low}" if high is None else f" from {low} to {high}"
 
 
+@functools.cache  # to resolve annotations is slow, and each run asks for all keys many times
+def nested(schema: type) -> Mapping[str, type]:
+    """Return the schema of every field that is one itself, wherever that is defined, by the field's name."""
+    hints = get_type_hints(schema)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+    }
+
+
 def keys(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Yield every dotted key of the schema with its field."""
-    hints = {f.name: f for f in dataclasses.fields(schema)}
-    for name, entry in hints.items():
-        yield prefix + name, entry
-        nested = globals().get(str(entry.type))
-        if dataclasses.is_dataclass(nested) and isinstance(nested, type):
-            yield from keys(nested, f"{prefix}{name}.")
+    for entry in dataclasses.fields(schema):
+        yield prefix + entry.name, entry
+        if entry.name in nested(schema):
+            yield from keys(nested(schema)[entry.name], f"{prefix}{entry.name}.")
 
 
 def nearest(word: str, names: list[str]) -> str:
@@ -429,12 +439,12 @@ def explain(error: BaseException) -> str:
 
 def unknown(node: Any, schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key that is not in the schema: Hydra takes +KEY=VALUE without asking."""
-    known = {entry.name: globals().get(str(entry.type)) for entry in dataclasses.fields(schema)}
+    known = {entry.name for entry in dataclasses.fields(schema)}
     for name in node:
         if name not in known:
             yield f"{prefix}{name}"
-        elif dataclasses.is_dataclass(nested := known[name]) and isinstance(nested, type):
-            yield from unknown(node[name], nested, f"{prefix}{name}.")
+        elif name in nested(schema):
+            yield from unknown(node[name], nested(schema)[name], f"{prefix}{name}.")
 
 
 def check(cfg: RunConfig) -> None:
@@ -602,15 +612,14 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     means "as before", renames no run.
     """
     values, everything = {}, plain(cfg)
+    groups = {name.rpartition(".")[0] for name, _ in keys()}  # their keys come themselves
     hidden = [name for name, entry in keys() if entry.metadata.get("identity") is False]
     for name, entry in keys():
-        if any(name == h or name.startswith(h + ".") for h in hidden):
+        if name in groups or any(name == h or name.startswith(h + ".") for h in hidden):
             continue
         value: Any = everything
         for part in name.split("."):
             value = value[part]
-        if dataclasses.is_dataclass(globals().get(str(entry.type))):
-            continue
         default = (
             entry.default_factory()
             if entry.default_factory is not dataclasses.MISSING
