@@ -21,10 +21,12 @@ from models import CAUSAL
 from transformers import AutoModel, AutoModelForCausalLM
 
 from skillgraft import checkpoint, evaluate, model, prompt, store
+from skillgraft.activation import active
 from skillgraft.config import RunConfig, TaskConfig
 from skillgraft.data import Row
 from skillgraft.errors import InputError
-from skillgraft.graft import Graft, module_of
+from skillgraft.graft import Graft
+from skillgraft.graft_facts import module_of
 from skillgraft.prompt import Encoder
 
 KINDS = sorted({*CAUSAL.values(), "llama_2"})
@@ -440,7 +442,7 @@ def test_a_run_from_a_gguf_file(packed, tmp_path: Path) -> None:
     graft, before = Graft.load(folder / "graft.safetensors"), copy.deepcopy(plain)
     lines = (tmp_path / "test.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    with graft.applied(before):
+    with active(before, graft):
         after = class_probabilities(before, models.tokenizer("gpt2"), texts)
     predictions = evaluate.read_predictions(folder / "predictions.parquet")
     np.testing.assert_allclose(predictions["graft"]["test"], after, atol=1e-5)
@@ -550,7 +552,7 @@ def test_a_run_and_its_graft_on_a_fresh_model(folders, tmp_path: Path, family: s
     predictions = evaluate.read_predictions(folder / "predictions.parquet")
     before = class_probabilities(fresh, own, texts)
     np.testing.assert_allclose(predictions["pretrained"]["test"], before, atol=1e-5)
-    with graft.applied(fresh):
+    with active(fresh, graft):
         after = class_probabilities(fresh, own, texts)
     np.testing.assert_allclose(predictions["graft"]["test"], after, atol=1e-5)
     assert not np.allclose(before, after, atol=1e-5)

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipelin
 from skillgraft import config, evaluate, export, load_applied, store
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft, same, union
+from skillgraft.graft_facts import tasks_of
 
 BASE = config.package_path("package:skillgraft/embedded/model", "model.path")
 
@@ -295,7 +296,7 @@ def test_overlap_and_combine(folder: Path, run: Path) -> None:
     assert code == 0, output
     both = Graft.load(folder / "both.safetensors")
     assert same(both.values, (a | b).values)
-    assert both.tasks == ["toy_film", "toy_book"]
+    assert tasks_of(both) == ["toy_film", "toy_book"]
     options = (*TINY, "graft=file", "graft.rule=union")
     joined = make(folder / "runs", *options, f"graft.paths=[{folder / 'both.safetensors'}]")
     apart = make(folder / "runs", *options, f"graft.paths=[{run},{other}]")

@@ -23,6 +23,7 @@ from skillgraft.config import Metric, Optimizer, Schedule, Train
 from skillgraft.errors import InputError
 from skillgraft.finetune import Batches, Course, FineTuning, finetune, trainable
 from skillgraft.graft import Graft
+from skillgraft.graft_facts import sizes_of
 from skillgraft.model import Classifier
 from skillgraft.prompt import Encoded
 
@@ -377,8 +378,8 @@ def test_the_bias_region_of_a_bias_only_movement_is_the_whole_skill(bitfit: Path
     before = load_file(MODEL / "model.safetensors")
     moved = {n for n, t in after.items() if not torch.equal(t, before[f"bert.{n}"])}
     assert moved
-    assert {n for n, size in graft.sizes().items() if size} >= moved
-    assert all(n.endswith("bias") for n, size in graft.sizes().items() if size)
+    assert {n for n, size in sizes_of(graft).items() if size} >= moved
+    assert all(n.endswith("bias") for n, size in sizes_of(graft).items() if size)
     metrics = store.read_json(bitfit / "metrics.json")
     for split, measured in metrics["graft"].items():
         assert metrics["finetuned"][split].items() <= measured.items()
@@ -388,7 +389,7 @@ def test_the_bias_region_of_a_bias_only_movement_is_the_whole_skill(bitfit: Path
 def test_movement_finds_a_bias_only_movement(bitfit: Path) -> None:
     place = bitfit.parent
     moved = make(place, *TINY, "finetune=bitfit", "graft=movement", "sparsity=1e-4")
-    sizes = Graft.load(moved / "graft.safetensors").sizes()
+    sizes = sizes_of(Graft.load(moved / "graft.safetensors"))
     assert sum(sizes.values()) > 50
     assert all(name.endswith("bias") for name, size in sizes.items() if size)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from skillgraft import localize
+from skillgraft.activation import active
 
 GOLDEN = Path(__file__).parent / "golden"
 META = json.loads((GOLDEN / "meta.json").read_text())
@@ -107,7 +108,7 @@ def test_losses_and_final_region(golden: dict[str, Tensor], dtype: torch.dtype) 
     )
     for name in NAMES:
         assert torch.equal(as_mask(graft, name), golden[f"mask20/{name}"].float()), name
-    with graft.applied(pretrained):
+    with active(pretrained, graft):
         ours = logits(pretrained, rows("dev"))
     exact = golden["dev.logits_graft20_exact_f64"]
     torch.testing.assert_close(ours.double(), exact, atol=1e-5 if single else 1e-9, rtol=0)

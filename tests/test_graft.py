@@ -16,7 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skillgraft import Graft, GraftError, active, localize
-from skillgraft.graft import layer_of, module_of, union
+from skillgraft.graft import union
+from skillgraft.graft_facts import (
+    facts,
+    layer_of,
+    module_of,
+    shares_by_layer,
+    shares_by_module,
+    sizes_of,
+)
 from skillgraft.region import digest
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -84,7 +92,7 @@ def test_take_holds_exactly_the_chosen_entries() -> None:
         assert index.dtype == torch.int64
         assert torch.equal(graft.values[name], FT[name].reshape(-1)[index])
         assert torch.equal(graft.pretrained[name], PRE[name].reshape(-1)[index])
-    assert graft.sizes() == {"0.weight": 3, "0.bias": 1, "1.weight": 1, "1.scale": 1}
+    assert sizes_of(graft) == {"0.weight": 3, "0.bias": 1, "1.weight": 1, "1.scale": 1}
 
 
 def test_take_copies() -> None:
@@ -113,7 +121,7 @@ def test_repr_says_where_most_of_it_is() -> None:
     pair = ({name: torch.full((4,), value) for name in names} for value in (0.0, 1.0))
     graft = Graft.take(torch.tensor([0, 4, 8, 9]), *pair, META)
     assert repr(graft).endswith("task=sums, selector=learned, layer 0 (50 %), MLP in (75 %))")
-    assert graft.facts()["mostly in modules"] == "MLP in (75 %), attention in (25 %)"
+    assert facts(graft)["mostly in modules"] == "MLP in (75 %), attention in (25 %)"
 
 
 def test_a_notebook_shows_a_table_of_plain_text() -> None:
@@ -121,10 +129,10 @@ def test_a_notebook_shows_a_table_of_plain_text() -> None:
     shown = graft._repr_html_()
     assert "<script>" not in shown
     assert "&lt;script&gt;&amp;" in shown
-    for name, value in graft.facts().items():
+    for name, value in facts(graft).items():
         assert f"<th>{name}</th>" in shown
         assert value in shown or name == "task"
-    assert make([])._repr_html_().count("<tr>") == len(make([]).facts())
+    assert make([])._repr_html_().count("<tr>") == len(facts(make([])))
 
 
 # ---------------------------------------------------------------------------------- the file
@@ -356,7 +364,7 @@ def expected(chosen: list[int]) -> dict[str, Tensor]:
 @given(chosen=st.sets(st.integers(0, 24)).map(sorted))
 def test_apply_writes_exactly_the_region_and_applied_undoes_it(chosen: list[int]) -> None:
     graft, net = make(chosen), Net(PRE)
-    with graft.applied(net) as inside:
+    with active(net, graft) as inside:
         assert inside is net
         assert_same(bits(net), expected(chosen))
     assert_same(bits(net), PRE)
@@ -380,7 +388,7 @@ def test_apply_is_in_place_and_keeps_flags() -> None:
 
 def test_applied_undoes_after_an_error() -> None:
     net = Net(PRE)
-    with pytest.raises(ZeroDivisionError), make([0, 13, 24]).applied(net):
+    with pytest.raises(ZeroDivisionError), active(net, make([0, 13, 24])):
         1 / int(torch.equal(net.get_parameter("1.scale"), PRE["1.scale"]))
     assert_same(bits(net), PRE)
 
@@ -392,14 +400,14 @@ def test_applied_restores_minus_zero() -> None:
     graft = Graft.take(
         torch.tensor([0]), {"weight": torch.tensor([0.0, 1.0])}, {"weight": zero + 1}
     )
-    with graft.applied(net):
+    with active(net, graft):
         assert net.weight.tolist() == [1.0, 1.0]
     assert_same(bits(net), {"weight": zero})
 
 
 def test_applied_nests() -> None:
     net = Net(PRE)
-    with make([0, 1]).applied(net), make([12, 24]).applied(net):
+    with active(net, make([0, 1])), active(net, make([12, 24])):
         assert_same(bits(net), expected([0, 1, 12, 24]))
     assert_same(bits(net), PRE)
 
@@ -454,7 +462,7 @@ def test_apply_is_allowed_under_deterministic_algorithms() -> None:
     net = Net(PRE)
     torch.use_deterministic_algorithms(True)
     try:
-        with make([0, 13]).applied(net):
+        with active(net, make([0, 13])):
             assert_same(bits(net), expected([0, 13]))
         assert_same(bits(net), PRE)
     finally:
@@ -486,7 +494,7 @@ def test_nothing_is_written_where_one_tensor_does_not_fit(kind: str) -> None:
     with pytest.raises(GraftError):
         graft.apply(net)
     assert_same(bits(net), before)
-    with pytest.raises(GraftError), graft.applied(net):
+    with pytest.raises(GraftError), active(net, graft):
         pytest.fail("the block must not be entered")
     assert_same(bits(net), before)
 
@@ -515,7 +523,7 @@ def test_a_wrapped_module_fits() -> None:
             self.model, self.head = Net(PRE), nn.Linear(2, 2)
 
     net = nn.Sequential(Wrapper())
-    with make([0, 12]).applied(net):
+    with active(net, make([0, 12])):
         assert_same(bits(net[0].model), expected([0, 12]))
     assert_same(bits(net[0].model), PRE)
 
@@ -567,7 +575,7 @@ def test_tied_weights() -> None:
         dict(pretrained.named_parameters()),
         dict(finetuned.named_parameters()),
     )
-    with graft.applied(pretrained):
+    with active(pretrained, graft):
         assert pretrained["out"].weight is pretrained["embed"].weight
         changed = pretrained["out"].weight.view(-1) != before["out.weight"].view(-1)
         assert changed.nonzero().view(-1).tolist() == [0, 7]
@@ -580,7 +588,7 @@ def test_non_contiguous_parameters() -> None:
         net.get_parameter(name).data = PRE[name].t().contiguous().t()
         assert not net.get_parameter(name).is_contiguous()
     chosen = [1, 4, 5, 13, 17, 22]
-    with make(chosen).applied(net):
+    with active(net, make(chosen)):
         assert_same(bits(net), expected(chosen))
     assert_same(bits(net), PRE)
     graft = Graft.take(torch.tensor(chosen), dict(net.named_parameters()), FT)
@@ -603,7 +611,7 @@ def test_expanded_views_of_a_bigger_storage() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_graft_from_fp32_fits_the_model_in_another_dtype(dtype: torch.dtype) -> None:
     net, before = Net(PRE).to(dtype), {n: t.to(dtype) for n, t in PRE.items()}
-    with make([0, 5, 24]).applied(net):
+    with active(net, make([0, 5, 24])):
         assert_same(bits(net), {n: t.to(dtype) for n, t in expected([0, 5, 24]).items()})
     assert_same(bits(net), before)
 
@@ -713,7 +721,7 @@ def test_union_and_intersection(a: list[int], b: list[int], dtype: torch.dtype) 
         assert (graft.base, graft.shapes) == (left.base, left.shapes)
         assert {t.dtype for t in [*graft.values.values(), *graft.pretrained.values()]} == {dtype}
     model = Net(tensors(0, dtype))
-    with union.applied(model):
+    with active(model, union):
         pass
     assert_same(bits(model), tensors(0, dtype))
 
@@ -881,14 +889,16 @@ def test_shares_by_layer_and_module_sum_to_one() -> None:
     finetuned = {name: torch.ones(2, 3) for name in pretrained}
     chosen = torch.arange(0, 6 * len(rows), 5)
     graft = Graft.take(chosen, pretrained, finetuned)
-    for shares, at in ((graft.by_layer(), 1), (graft.by_module(), 2)):
+    for shares, at in ((shares_by_layer(graft), 1), (shares_by_module(graft), 2)):
         assert sum(shares.values()) == pytest.approx(1)
         assert set(shares) == {row[at] for row in rows}
         for group, share in shares.items():
             hits = sum(rows[i // 6][at] == group for i in chosen.tolist())
             assert share == pytest.approx(hits / len(chosen))
     nothing = Graft.take(torch.arange(0), pretrained, finetuned)
-    assert set(nothing.by_layer().values()) == set(nothing.by_module().values()) == {0.0}
+    assert (
+        set(shares_by_layer(nothing).values()) == set(shares_by_module(nothing).values()) == {0.0}
+    )
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra", "DistilBert", "DebertaV2"])

@@ -20,7 +20,9 @@ from test_graft import META, PRE, Net, assert_same, assert_same_graft, bits
 from test_graft import make as small
 
 from skillgraft import Graft, GraftError, hub, store
+from skillgraft.activation import active
 from skillgraft.errors import InputError
+from skillgraft.hub_grafts import load_from_hub, push_to_hub
 
 TOKEN = "hf_neverToBeSeenInAnyOutput"
 
@@ -128,30 +130,30 @@ def grafts(*arguments: str) -> tuple[int, str]:
 
 def test_a_graft_comes_back_to_the_bit(server: dict[str, dict]) -> None:
     graft = small([0, 5, 12, 24], meta=META, head={"weight": torch.ones(2, 3)})
-    first = graft.push_to_hub("me/sums")
+    first = push_to_hub(graft, "me/sums")
     assert set(server["me/sums"]["commits"][first.oid]) == {hub.FILE, "README.md"}
-    assert_same_graft(Graft.from_hub("me/sums"), graft)
+    assert_same_graft(load_from_hub("me/sums"), graft)
     other = small([1], meta=META)
-    second = other.push_to_hub("me/sums", private=True)  # the repository is there: it stays public
+    second = push_to_hub(other, "me/sums", private=True)  # the repository is there: it stays public
     assert server["me/sums"]["private"] is False
-    assert_same_graft(Graft.from_hub("me/sums"), other)
-    assert_same_graft(Graft.from_hub("me/sums", revision=first.oid), graft)
+    assert_same_graft(load_from_hub("me/sums"), other)
+    assert_same_graft(load_from_hub("me/sums", revision=first.oid), graft)
     assert (
         hub.pinned("hub:me/sums") == hub.pinned("hub:me/sums@main") == f"hub:me/sums@{second.oid}"
     )
     net = Net(PRE)
-    with Graft.from_hub("me/sums").applied(net):
+    with active(net, load_from_hub("me/sums")):
         assert not torch.equal(net.get_parameter("0.weight"), PRE["0.weight"])
     assert_same(bits(net), PRE)
 
 
 def test_a_private_repository(server: dict[str, dict]) -> None:
-    small([1]).push_to_hub("me/mine", private=True)
+    push_to_hub(small([1]), "me/mine", private=True)
     assert server["me/mine"]["private"] is True
 
 
 def test_what_the_hub_has_is_checked_as_a_local_file(server: dict[str, dict]) -> None:
-    commit = small([0, 5, 24]).push_to_hub("me/cut").oid
+    commit = push_to_hub(small([0, 5, 24]), "me/cut").oid
     files = server["me/cut"]["commits"][commit]
     whole = files[hub.FILE]
     for number, (content, words) in enumerate(
@@ -166,9 +168,9 @@ def test_what_the_hub_has_is_checked_as_a_local_file(server: dict[str, dict]) ->
             "refs": {"main": "1" * 40},
         }
         with pytest.raises(GraftError, match=words):
-            Graft.from_hub(f"me/cut{number}")
+            load_from_hub(f"me/cut{number}")
     with pytest.raises(GraftError, match="not those of the graft's base"):
-        Graft.from_hub("me/cut").apply(Net({n: t + 1 for n, t in PRE.items()}))
+        load_from_hub("me/cut").apply(Net({n: t + 1 for n, t in PRE.items()}))
 
 
 def test_what_the_hub_does_not_give_or_take(
@@ -190,11 +192,11 @@ def test_what_the_hub_does_not_give_or_take(
     assert output.count("\n") == 1
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="offline"):
-        small([1]).push_to_hub("me/sums")
+        push_to_hub(small([1]), "me/sums")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
     with pytest.raises(InputError, match="me/sums: the hub does not take the graft"):
-        small([1]).push_to_hub("me/sums")
+        push_to_hub(small([1]), "me/sums")
     assert "me/sums" not in server
 
 
@@ -249,7 +251,7 @@ def test_the_card_says_what_the_run_measured(server: dict[str, dict], run: Path)
     for model in ("pretrained", "finetuned", "graft"):
         assert f"{metrics[model]['test']['ece']:.3f}" in card.text
     # the card's own lines
-    commit = graft.push_to_hub("me/film")
+    commit = push_to_hub(graft, "me/film")
     code = card.text.split("```python\n")[1].split("```")[0]
     from skillgraft import config
 
@@ -273,8 +275,8 @@ def test_a_reference_wherever_a_graft_is_an_argument(
     server: dict[str, dict], run: Path, tmp_path: Path
 ) -> None:
     graft = Graft.load(run / hub.FILE)
-    graft.push_to_hub("me/film")
-    small([3], meta=META).push_to_hub("me/sums")
+    push_to_hub(graft, "me/film")
+    push_to_hub(small([3], meta=META), "me/sums")
     assert json.loads(grafts("show", "hub:me/film", "--json")[1])["size"] == graft.size
     assert "whole" in grafts("verify", "hub:me/film@main")[1]
     (line,) = json.loads(grafts("overlap", str(run), "hub:me/film", "--json")[1])
@@ -291,7 +293,7 @@ def test_a_run_that_evaluates_a_graft_of_the_hub(
 ) -> None:
     """Its record has the commit; with the file in the hub's cache it is found again without the hub."""
     graft = Graft.load(run / hub.FILE)
-    commit = graft.push_to_hub("me/film").oid
+    commit = push_to_hub(graft, "me/film").oid
     options = (*TINY, "graft=file", "task=toy_book")
     folder = make(run.parent, *options, "graft.paths=[hub:me/film]")
     assert f"- hub:me/film@{commit}" in (folder / "config.yaml").read_text()

@@ -20,6 +20,7 @@ from skillgraft import learn, mask, region, select, store
 from skillgraft.config import Selector
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft
+from skillgraft.graft_facts import sizes_of
 from skillgraft.mask import FlatModel, RelaxedGraft
 from skillgraft.run import Making
 
@@ -551,7 +552,7 @@ def test_fine_tuning_that_moved_nothing(place: Path, selector: str, caplog) -> N
 
 @pytest.mark.parametrize("selector", ["bias", "layer", "module"])
 def test_parts_in_a_run(place: Path, selector: str) -> None:
-    from skillgraft.graft import layer_of, module_of
+    from skillgraft.graft_facts import layer_of, module_of
 
     of, part = {
         "bias": (lambda name: name.rsplit(".", 1)[1], "bias"),
@@ -560,7 +561,7 @@ def test_parts_in_a_run(place: Path, selector: str) -> None:
     }[selector]
     folder = make(place, *TINY, *ALL[selector])
     graft = Graft.load(folder / "graft.safetensors")
-    sizes = graft.sizes()
+    sizes = sizes_of(graft)
     assert {n for n, size in sizes.items() if size} == {n for n in sizes if of(n) == part}
     assert all(size in (0, graft.indices[n].numel()) for n, size in sizes.items())
     named = {"bias": "bias-", "layer": "layer-1-", "module": "module-query-"}[selector]

@@ -7,8 +7,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skillgraft.activation import active
+    from skillgraft.errors import GraftError
     from skillgraft.export import load_applied
-    from skillgraft.graft import Graft, GraftError, active
+    from skillgraft.graft import Graft
+    from skillgraft.hub_grafts import load_from_hub, push_to_hub
     from skillgraft.mask import localize
     from skillgraft.runs import Run, Runs
 
@@ -21,17 +24,21 @@ __all__ = [
     "__version__",
     "active",
     "load_applied",
+    "load_from_hub",
     "localize",
+    "push_to_hub",
 ]
 
 PLACES = {
     "Graft": "graft",
-    "GraftError": "graft",
+    "GraftError": "errors",
     "Run": "runs",
     "Runs": "runs",
-    "active": "graft",
+    "active": "activation",
     "load_applied": "export",
+    "load_from_hub": "hub_grafts",
     "localize": "mask",
+    "push_to_hub": "hub_grafts",
 }
 
 

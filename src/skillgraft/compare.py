@@ -35,7 +35,8 @@ def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) ->
 
 def stored(folder: Path) -> Graft | None:
     """Return the graft of a run's folder, or None, with a warning, where it cannot be read."""
-    from skillgraft.graft import Graft, GraftError
+    from skillgraft.errors import GraftError
+    from skillgraft.graft import Graft
 
     try:
         return Graft.load(folder / "graft.safetensors")

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skillgraft import checkpoint, config, region, store
+from skillgraft import checkpoint, config, patches, region, store
 from skillgraft.config import Kind, Pool, TaskConfig
 from skillgraft.data import Row
 from skillgraft.errors import InputError
 from skillgraft.graft import Graft
+from skillgraft.graft_facts import tasks_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +136,7 @@ def fitting(graft: Graft, finetune: str | None, source: Path) -> PreTrainedModel
 
 def subtract(graft: Graft, model: PreTrainedModel) -> None:
     """Make a pre-trained model its graft's task vector, in place: θ_ft − θ_pre in the region, else zero."""
-    targets = graft.targets(model)
+    targets = patches.targets(graft, model)
     for tensor in model.state_dict().values():
         tensor.zero_()
     for target in targets:
@@ -212,7 +213,7 @@ def load_applied(folder: str | Path) -> Applied:
 def card(graft: Graft, about: Mapping[str, Any], delta: bool, classifies: bool) -> str:
     """Return what a checkpoint that `apply` has written says of itself, in Markdown."""
     told = {name: about.get(name) or "several" for name in ("model", "selector")}
-    told["task"] = ", ".join(graft.tasks)
+    told["task"] = ", ".join(tasks_of(graft))
     text = (DELTA if delta else CARD).format(
         **told, size=graft.size, graftable=graft.graftable, sparsity=graft.sparsity, base=graft.base[:12]
     )  # fmt: skip

@@ -298,8 +298,10 @@ def show(path: OneRun) -> Answer:
 
     Example: grafts show runs/toy_film-…/graft.safetensors
     """
+    from skillgraft.graft_facts import shares_by_layer, shares_by_module
+
     graft = loaded(path)
-    shares = {"layer": graft.by_layer(), "module": graft.by_module()}
+    shares = {"layer": shares_by_layer(graft), "module": shares_by_module(graft)}
 
     def text() -> str:
         lines = [f"{name}: {value}" for name, value in described(graft).items()]
@@ -382,7 +384,7 @@ def push(
     """
     from omegaconf import OmegaConf
 
-    from skillgraft import hub
+    from skillgraft import hub, hub_grafts
 
     graft = loaded(path)
     about: dict[str, Any] = {"base_model": model}
@@ -395,9 +397,9 @@ def push(
     if dry_run:
         files = [hub.FILE, "README.md", *(["metrics.json"] if "metrics" in about else [])]
         typer.echo(f"to {repo}: {', '.join(files)}; nothing sent", err=True)
-        card = str(graft.card(repo, **about))
+        card = str(hub_grafts.card(graft, repo, **about))
         return Answer({"repository": repo, "files": files, "card": card}, card)
-    commit = graft.push_to_hub(repo, **about, private=private)
+    commit = hub_grafts.push_to_hub(graft, repo, **about, private=private)
     sent = {"graft": f"{hub.SCHEME}{repo}@{commit.oid}", "url": str(commit.commit_url)}
     return Answer(sent, "  ".join(sent.values()))
 

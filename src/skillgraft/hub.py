@@ -159,12 +159,12 @@ def usage(repo_id: str, meta: Mapping[str, Any], task: Mapping[str, Any], base: 
     """Return how the graft is put on its model, and how the model is asked."""
     kind = CLASSES.get(meta.get("finetune") or "", "AutoModelForMaskedLM")
     text = f"""```python
-from skillgraft import Graft
+from skillgraft import active, load_from_hub
 from transformers import {kind}
 
 model = {kind}.from_pretrained("{base}", dtype="float32")
-graft = Graft.from_hub("{repo_id}")
-graft.apply(model)  # in place; `with graft.applied(model):` undoes it
+graft = load_from_hub("{repo_id}")
+graft.apply(model)  # in place; `with active(model, graft):` undoes it
 ```"""
     if meta.get("pool"):
         labels = ", ".join(f"`{label}`" for label in meta.get("labels", ()))

@@ -487,6 +487,7 @@ class Making:
         from safetensors.torch import load_file
 
         from skillgraft.graft import Graft
+        from skillgraft.graft_facts import tasks_of
 
         cfg, weights = self.cfg, load_file(cached / "weights.safetensors")
         heads = {n.removeprefix("head."): t for n, t in weights.items() if n.startswith("head.")}
@@ -495,7 +496,7 @@ class Making:
         if (twin := self.twin()) is not None:
             return twin
         if cfg.graft.selector is Selector.file:
-            meta = {**self.files.meta, **self.meta(heads), "regions": self.files.tasks}
+            meta = {**self.files.meta, **self.meta(heads), "regions": tasks_of(self.files)}
             return replace(self.files, meta=meta, head=heads)
         finetuned = self.untaken(self.after)
         if all(torch.equal(finetuned[n], p.cpu()) for n, p in self.pretrained.items()):
@@ -568,7 +569,8 @@ class Making:
 
     def twin(self) -> Graft | None:
         """Return the graft of a whole run that differs in comparison models only, if there is one."""
-        from skillgraft.graft import Graft, GraftError
+        from skillgraft.errors import GraftError
+        from skillgraft.graft import Graft
 
         same = self.place.runs("region", self.identity.region)
         found = next((run["id"] for run in same if run["id"] != self.identity.id), None)
@@ -634,6 +636,7 @@ class Making:
         """Return the grafts of the files that are named, made one by the rule."""
         from skillgraft import region
         from skillgraft.graft import Graft, intersection, union
+        from skillgraft.graft_facts import base_name
 
         options, base = self.cfg.graft, region.digest(self.origin)
         files = [store.graft_file(path) for path in options.paths]
@@ -641,7 +644,7 @@ class Making:
         for file, graft in zip(files, grafts, strict=True):
             if graft.base != base:
                 raise InputError(
-                    f"graft.paths: {file}: its base model is {graft.describe()}, not this one"
+                    f"graft.paths: {file}: its base model is {base_name(graft)}, not this one"
                 )
         return union(grafts) if options.rule is Rule.union else intersection(grafts)
 
@@ -688,13 +691,15 @@ class Making:
     def evaluate(self, cached: Path, graft: Graft) -> tuple[dict[str, Any], dict[str, Predictions]]:
         """Return metrics.json and the predictions of all models on the run's own task."""
         from skillgraft import evaluate
+        from skillgraft.activation import active
+        from skillgraft.graft_facts import shares_by_layer, shares_by_module
 
         graft.save(self.folder / "graft.safetensors")
         predictions = {
             name: evaluate.read_predictions(cached / f"predictions{self.suffix(name)}.parquet")
             for name in self.panels
         }
-        with graft.applied(self.classifier):
+        with active(self.classifier, graft):
             self.note(predictions, "graft")
         self.beside(graft, predictions)
         own = predictions.pop(self.cfg.task.name)
@@ -728,8 +733,8 @@ class Making:
             "size": graft.size,
             "sparsity": graft.sparsity,
             "graftable": graft.graftable,
-            "layer": graft.by_layer(),
-            "module": graft.by_module(),
+            "layer": shares_by_layer(graft),
+            "module": shares_by_module(graft),
         }
         store.write_json(self.folder / "metrics.json", metrics)
         return metrics, own
@@ -833,6 +838,8 @@ class Making:
 
     def finish(self, graft: Graft, cached: Path, job: Path | None) -> None:
         """Write what the run was, copy Hydra's files in, and publish the folder."""
+        from skillgraft.graft_facts import tasks_of
+
         cfg, folder = self.cfg, self.folder
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
         store.write_json(folder / "provenance.json", self.provenance(cached))
@@ -850,7 +857,7 @@ class Making:
             "region": self.identity.region,
             "left": self.identity.left,
             "stage": self.identity.stage,
-            "regions": graft.tasks,
+            "regions": tasks_of(graft),
             "config": config.identity(cfg),
         }
         self.place.publish(folder, self.place.run(self.identity.id), status)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from skillgraft import region
 from skillgraft.errors import InputError
-from skillgraft.graft import layer_of, module_of
+from skillgraft.graft_facts import layer_of, module_of
 from skillgraft.mask import FlatModel
 from skillgraft.prompt import to_device
 from skillgraft.region import Layout

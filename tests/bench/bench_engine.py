@@ -38,6 +38,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
+from skillgraft.activation import active
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import composed, make
@@ -544,7 +546,7 @@ def grafts(size: str, rounds: int) -> None:
         graft = Graft.take(chosen, before, finetuned)
 
         def apply(graft: Graft = graft) -> None:
-            with graft.applied(classifier):
+            with active(classifier, graft):
                 pass
 
         def theirs() -> None:

