@@ -19,9 +19,9 @@ from typer.testing import CliRunner, Result
 
 from skillgraft import bars, figure, gc, grafts, index, state, store
 from skillgraft.config import ClaimConfig
+from skillgraft.embedded import MODEL
 
 GROUP = get_command(grafts.app).commands  # type: ignore[attr-defined]
-BASE = Path(grafts.__file__).parent / "embedded" / "model"
 # How each command is called in a store `runs` with the runs `a` and `b`; a new command needs a line.
 CALLS: dict[str, str] = {
     "list": "runs",
@@ -75,7 +75,7 @@ def call(
     names = {name: f"runs/{run}" for name, run in zip("ab", made[1], strict=True)}
 
     def invoke(name: str, *more: str) -> Result:
-        arguments = CALLS[name].format(**names, base=BASE).split()
+        arguments = CALLS[name].format(**names, base=MODEL).split()
         return CliRunner().invoke(grafts.app, [name, *arguments, *more])
 
     return invoke

@@ -95,6 +95,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+def test_no_module_finds_files_beside_itself() -> None:
+    """It would look elsewhere once it is moved; importlib.resources knows where a package lies."""
+    assert not [f for f in (ROOT / "src").rglob("*.py") if "__file__" in f.read_text("utf-8")]
+
+
 def test_wheel_has_the_configuration_and_the_model(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("conf", "multirun_sweeps"):

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -27,7 +28,7 @@ from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 from skillgraft import launch
 from skillgraft.errors import InputError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(str(resources.files("skillgraft"))).resolve()
 
 
 def shipped(folder: str) -> Path:

@@ -28,8 +28,9 @@ from skillgraft.store import Identity, Store, is_whole, matched_size, write_json
 @functools.cache
 def program() -> str:
     """Return a digest of this program: its files' times, where imports come from, and versions."""
-    package = Path(__file__).parent
-    files = sorted(f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
+    files = sorted(
+        f for f in config.PACKAGE.rglob("*") if f.is_file() and "__pycache__" not in f.parts
+    )
     stamps = [[str(file), index.stamp(file)] for file in files]
     content = [stamps, sys.path, sys.version, np.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """The embedded suite: generated tasks and a tiny masked LM that need neither network nor GPU."""
 
+from importlib import resources
 from pathlib import Path
 
-MODEL = Path(__file__).parent / "model"
+MODEL = Path(str(resources.files(__name__))) / "model"
