@@ -95,6 +95,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
+def test_graft_and_localize_import_no_framework() -> None:
+    """Torch is enough for the method: nobody who applies a graft waits for Hydra or transformers."""
+    listed = "import sys; from skillgraft import Graft, localize; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", listed], capture_output=True, text=True, check=True, timeout=100
+    )
+    frameworks = {
+        "datasets", "hydra", "huggingface_hub", "lightning", "matplotlib", "omegaconf", "pandas",
+        "pytorch_lightning", "scipy", "torchmetrics", "transformers", "wandb",
+    }  # fmt: skip
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "torch" in loaded
+    assert not loaded & frameworks
+
+
 def test_no_module_finds_files_beside_itself() -> None:
     """It would look elsewhere once it is moved; importlib.resources knows where a package lies."""
     assert not [f for f in (ROOT / "src").rglob("*.py") if "__file__" in f.read_text("utf-8")]

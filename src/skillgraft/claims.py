@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from skillgraft import compare, figure
-from skillgraft.config import MODELS, ClaimConfig
+from skillgraft.compared import MODELS
+from skillgraft.config import ClaimConfig
 from skillgraft.errors import InputError
 from skillgraft.evaluate import GAIN_FLOOR
 from skillgraft.verdict import Outcome, Statement, by_seed, holm, need, one_each, table

@@ -127,8 +127,6 @@ class Selector(StrEnum):
     file = "file"
 
 
-# The models that are compared in every run, as records name them and as texts do.
-MODELS = {"pretrained": "pre-trained", "finetuned": "fine-tuned", "graft": "graft"}
 # The keys of `graft` that each selector reads, beside its name.
 MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows", "patience")
 READ: dict[Selector, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skillgraft import index
-from skillgraft.config import MODELS
+from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 from skillgraft.track import OVER_SIZE, SIZE

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skillgraft.config import MODELS
+from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
 
 if TYPE_CHECKING:

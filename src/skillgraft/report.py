@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from skillgraft import bars, claims, compare, figure, store, sweep
 from skillgraft.claims import BEFORE, FULL, SCORE
-from skillgraft.config import MODELS
+from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
 from skillgraft.stats import over_seeds
 from skillgraft.store import MEASURES, Store

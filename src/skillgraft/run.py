@@ -34,6 +34,7 @@ from skillgraft import (
     stop,
     store,
 )
+from skillgraft.compared import MODELS
 from skillgraft.config import (
     UNSIZED,
     Kind,
@@ -802,7 +803,7 @@ class Making:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
         from skillgraft import compare, figure
 
-        tests = {model: predictions[model]["test"] for model in config.MODELS}
+        tests = {model: predictions[model]["test"] for model in MODELS}
         title = f"{self.cfg.task.name}, {self.identity.group}, seed {self.cfg.seed}"
         diagram = figure.save(
             figure.reliability_diagram(tests, self.own.labels()["test"], title),

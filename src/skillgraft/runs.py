@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from skillgraft import index, state, store
-from skillgraft.config import MODELS
+from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
 from skillgraft.index import metric_of
 from skillgraft.store import Store
