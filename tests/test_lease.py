@@ -40,8 +40,14 @@ with lease.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
 """
-
-
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from skillgraft import lease
+STEP = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+with lease.hold(Path(sys.argv[1])):
+    pass
+"""
 FORK = """
 import os, sys
 from pathlib import Path
@@ -103,6 +109,23 @@ def taken_within(path: Path, seconds: float) -> bool:
     if result:
         thread.join()
     return result
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["Path.write_text", "Path.rename", "lease.Lease.__init__", "Path.unlink", "Path.rmdir"],
+)
+def test_owner_killed_at_any_step_blocks_nobody(path: Path, step: str) -> None:
+    """Before the record, before and after the lease is acquired, and before and within the release."""
+    assert program(KILLED.replace("STEP", step), path).wait(timeout=60) == -signal.SIGKILL
+    assert taken_within(path, 5)
+
+
+def test_live_owner_of_another_machine_with_the_same_host_name_keeps_it(path: Path) -> None:
+    gone = later_of_its_pid()
+    leave(path, **(gone | {"machine": "another boot"}))
+    assert lease.holder(path) is not None
+    assert not taken_within(path, 0.3)
 
 
 def test_many_processes_have_it_one_at_a_time(path: Path, tmp_path: Path) -> None:

@@ -1,21 +1,31 @@
-"""Leases: who makes a run or a fine-tuning, among processes and hosts on one file system.
+"""Leases: one process at a time makes a run or a fine-tuning, among all hosts of one file system.
 
-A lease is a folder with one file in it, the owner's record, whose name is a token that is never
-used again:
+A lease is a folder that holds one file, the record of the owner. The name of the file is a token
+that no later owner uses again:
 
-    .locks/NAME.lock/TOKEN    {"host": …, "pid": …, …}; the owner touches it as long as it lives
+    .locks/NAME.lock/TOKEN    {"host": …, "pid": …, …}; the owner touches the file while the owner lives
 
-Why no two own it, and no fresh lease is ever taken for a stale one:
+Why two processes never own a lease, and why a waiter never removes a fresh lease as a stale one:
 
-- It is acquired by renaming a folder that already holds the record onto NAME.lock. A rename onto a
-  folder succeeds only where that is absent or empty, in one step, so of many one wins, and nobody
-  sees half a record.
-- It is taken over, and released, by removing NAME.lock/TOKEN, and then acquired as ever. The path has
-  the token in it: whoever decided that TOKEN is stale and comes late removes nothing, since the lease
-  that stands there meanwhile has another token. So nothing need be put back.
-- Whoever dies in between leaves an empty folder, which is free.
+- A process acquires a lease by renaming a folder that already holds the record onto NAME.lock. The
+  file system renames onto a folder only where that folder is absent or empty, in one step. One of
+  many processes therefore wins, and no process reads half a record.
+- A process takes a stale lease over, or releases its own, by removing NAME.lock/TOKEN. A waiter that
+  judged TOKEN stale and acts late removes nothing, because the lease that stands there by then has
+  another token. Nothing has to be put back.
+- A process that dies between two steps leaves an empty folder, which is a free lease.
 
-This needs rename alone, which is atomic on network file systems too, where advisory locks may not be.
+Leases use rename alone. Rename is atomic on network file systems too; advisory locks may not work there.
+
+filelock.SoftFileLease does not replace this module. Found with filelock 4.2.12 and 4.3.1 on Linux:
+- Where the file system refuses RENAME_EXCHANGE, as NFS does, no waiter takes over from a killed owner.
+- An owner that is killed between creating its file and writing the record blocks the lease for ever.
+- While the parent of a killed owner has not waited for the owner, waiters wait the whole lease duration.
+- A live owner on another machine with the same host name loses its lease at once.
+- A live owner whose record is damaged loses its lease after 2 s.
+- A process that does not wait never takes over a silent lease of another host. `owner` does not say
+  whether the owner lives, and `force_break` removes a fresh lease too.
+- `compromise` tells a paused owner of its loss only at a second heartbeat; no call renews a lease.
 """
 
 from __future__ import annotations
@@ -38,35 +48,35 @@ import psutil
 
 log = logging.getLogger(__name__)
 BEAT = 10.0  # seconds between two touches of the owner
-STALE = 60.0  # seconds without a touch after which the owner counts as gone
-POLL = 0.5  # seconds between two looks of a waiter
-held: list[Lease] = []  # by this process at this moment
+STALE = 60.0  # seconds without a touch after which waiters count the owner as gone
+POLL = 0.5  # seconds between two looks of a waiter at the lease
+held: list[Lease] = []  # the leases that this process holds now
 
 
 class LeaseLost(RuntimeError):
-    """The process did not touch its lease for so long that another one has taken it over."""
+    """Another process took the lease over, because the owner did not touch the lease for too long."""
 
 
 def machine() -> str:
-    """Return what two processes share exactly if each can see whether the other is alive."""
-    try:  # containers may share a host name and still not see each other's processes
+    """Return a name that two processes share exactly if each can see whether the other is alive."""
+    try:  # containers can share a host name without seeing each other's processes
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return socket.gethostname()
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in the kernel's ticks since the boot; None where that is not told."""
+    """Return the start of a process in kernel ticks since the boot; None where unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:  # no Linux, or no such process
+    except OSError:  # not Linux, or no such process
         return None
-    return int(stat.rpartition(b")")[2].split()[19])  # 22nd of all; a name may have blanks
+    return int(stat.rpartition(b")")[2].split()[19])  # field 22; a process name can hold blanks
 
 
 def own_record() -> dict[str, Any]:
-    """Return what a lease says of this process; its start tells it from a later one of the same pid."""
+    """Return the record of this process; the start tells this process from a later one with the same pid."""
     return {
         "host": socket.gethostname(),
         "machine": machine(),
@@ -77,18 +87,18 @@ def own_record() -> dict[str, Any]:
 
 
 def is_gone(record: dict[str, Any]) -> bool:
-    """Return whether the owner is known to have ended: its process was on this machine and is no more."""
+    """Return whether the owner has certainly ended: its process ran on this machine and no longer exists."""
     if record.get("machine") != machine():
         return False
     try:
         process = psutil.Process(record["pid"])
-        # a killed child that nobody has waited for is still listed
+        # the kernel lists a killed child until its parent process has waited for the child
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
         ticks = start_ticks(process.pid)
         if ticks is not None and record.get("ticks") is not None:
             return ticks != record["ticks"]
-        # counted from the boot, whose own time moves with the clock
+        # psutil counts from the time of the boot, and a step of the clock moves that time
         return abs(process.create_time() - record["started"]) > 2
     except psutil.NoSuchProcess:
         return True
@@ -97,32 +107,33 @@ def is_gone(record: dict[str, Any]) -> bool:
 
 
 def file_time(file: Path) -> float:
-    """Touch a file and return its time in seconds: now, by the clock of the file system."""
+    """Touch a file and return the present time of the file system's clock, in seconds."""
     os.utime(file)
     return file.stat().st_mtime
 
 
 def look(path: Path) -> tuple[Path, dict[str, Any], float] | None:
-    """Return the record's file of a lease, the record and its last touch, or None where it is free."""
+    """Return the file of a lease's record, the record, and its last touch; None for a free lease."""
     try:
-        file = next(f for f in path.iterdir() if not f.name.startswith("."))  # .nfs…: being removed
-        with file.open(encoding="utf-8") as stream:  # opened: else NFS may answer from its memory
+        # NFS keeps removed files as .nfs…, and answers from its cache unless the file is opened
+        file = next(f for f in path.iterdir() if not f.name.startswith("."))
+        with file.open(encoding="utf-8") as stream:
             touched = os.fstat(stream.fileno()).st_mtime
             record = json.load(stream)
     except (FileNotFoundError, NotADirectoryError, StopIteration):
         return None
-    except ValueError:  # damaged: only its time is left to judge it by
+    except ValueError:  # damaged: the last touch alone decides whether the lease is stale
         record = {}
     return file, record, touched
 
 
 def is_stale(record: dict[str, Any], touched: float, now: float) -> bool:
-    """Return whether a lease has outlived its owner; both times are the file system's, in seconds."""
+    """Return whether the owner of a lease is gone; both times come from the file system, in seconds."""
     return now - touched > STALE or is_gone(record)
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """Return the record of the live owner of a lease, or None where there is none."""
+    """Return the record of the live owner of a lease, or None where no live process owns the lease."""
     found = look(path)
     if found is None:
         return None
@@ -132,16 +143,16 @@ def holder(path: Path) -> dict[str, Any] | None:
         scratch.touch()
         now = file_time(scratch)
         scratch.unlink()
-    except OSError:  # a store that may only be read
+    except OSError:  # a read-only store
         now = time.time()
     return None if is_stale(record, touched, now) else record
 
 
 def enter(own: Path, path: Path) -> bool:
-    """Return whether the lease was free and now has this process's folder in its place."""
+    """Rename the own folder to the lease, and return whether the lease was free."""
     try:
         own.rename(path)
-    except NotADirectoryError:  # the empty file that an earlier version left here
+    except NotADirectoryError:  # an earlier version left an empty file here
         path.unlink(missing_ok=True)
         return False
     except OSError as error:
@@ -152,22 +163,22 @@ def enter(own: Path, path: Path) -> bool:
 
 
 def acquire(own: Path, path: Path, wait: bool) -> bool:
-    """Rename the own folder to the lease, as soon as nobody alive has it, and return whether that was done.
+    """Rename the own folder to the lease as soon as no live process owns the lease.
 
-    Not to `wait` is to leave it where somebody has it.
+    Returns True. With `wait` false, returns False instead where a live process owns the lease.
     """
     (record,) = own.iterdir()
     said = False
     while not enter(own, path):
         now = file_time(record)
-        if (found := look(path)) is None:  # free again, or NFS still removes its file
+        if (found := look(path)) is None:  # free again, or NFS is still removing the file
             time.sleep(POLL / 10)
             continue
         file, other, touched = found
         if is_stale(other, touched, now):
             with suppress(FileNotFoundError):  # another waiter was first
                 file.unlink()
-                log.warning("%s: taken over from a process that is gone or silent", path.stem)
+                log.warning("%s: took over from a process that has ended or is silent", path.stem)
             continue
         if not wait:
             return False
@@ -179,39 +190,39 @@ def acquire(own: Path, path: Path, wait: bool) -> bool:
 
 
 class Lease:
-    """A lease that this process has, touched by a thread until it is released."""
+    """A lease that this process holds; a thread touches the record until the lease is released."""
 
     def __init__(self, path: Path, token: str) -> None:
         self.path, self.file, self.pid = path, path / token, os.getpid()
-        self.check()  # a process that was suspended just now may be late already
+        self.check()  # a process that was suspended just now may have lost the lease already
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.beat, name=f"lease {path.stem}", daemon=True)
         self.thread.start()
         held.append(self)
 
     def beat(self) -> None:
-        """Touch the record until the lease is released or turns out to be another's."""
+        """Touch the record until this process releases or loses the lease."""
         while not self.done.wait(BEAT):
             try:
                 self.check()
             except LeaseLost as error:
                 log.error("%s", error)
                 return
-            except OSError as error:  # a file system that is away for a moment
-                log.warning("%s: cannot be touched (%s)", self.file, error)
+            except OSError as error:  # the file system does not answer for a moment
+                log.warning("cannot touch %s (%s)", self.file, error)
 
     def check(self) -> None:
-        """Touch the record; raises LeaseLost where the lease is no longer this process's."""
+        """Touch the record. Raises LeaseLost where this process no longer owns the lease."""
         try:
             os.utime(self.file)
         except FileNotFoundError:
             raise LeaseLost(
-                f"{self.path.stem}: another process took over, since this one was silent for "
-                f"more than {STALE:g} s"
+                f"{self.path.stem}: another process took over, because this process was silent for "
+                f"more than {STALE:g} s; run the same command to wait for the other process"
             ) from None
 
     def release(self) -> None:
-        """Give the lease up if it is still this process's; a forked child leaves its parent's alone."""
+        """Release the lease if this process still owns it; a forked child leaves its parent's lease."""
         if os.getpid() != self.pid:
             return
         held.remove(self)
@@ -219,35 +230,35 @@ class Lease:
         self.thread.join()
         with suppress(FileNotFoundError):
             self.file.unlink()
-        with suppress(OSError):  # not empty: the next owner is there already
+        with suppress(OSError):  # not empty: the next owner holds the lease already
             self.path.rmdir()
 
 
 def check() -> None:
-    """Touch all leases of this process; raises LeaseLost where one of them is no longer its own."""
+    """Touch all leases of this process. Raises LeaseLost where this process has lost one of them."""
     for lease in tuple(held):
         lease.check()
 
 
 def take(path: Path, wait: bool) -> Lease | None:
-    """Return the lease at `path`, or None where somebody has it and one is not to wait."""
+    """Return the lease at `path`; with `wait` false, None where a live process owns the lease."""
     token = uuid.uuid4().hex
     own = path.parent / token
     own.mkdir(parents=True)
     try:
         (own / token).write_text(json.dumps(own_record()), encoding="utf-8")
         return Lease(path, token) if acquire(own, path, wait) else None
-    except BaseException:  # interrupted, too: in a notebook the process lives on
+    except BaseException:  # interrupts too: the process of a notebook lives on
         with suppress(OSError):
             (path / token).unlink()
         raise
     finally:
-        shutil.rmtree(own, ignore_errors=True)  # not there where it became the lease
+        shutil.rmtree(own, ignore_errors=True)  # absent where the folder became the lease
 
 
 @contextmanager
 def hold(path: Path) -> Iterator[Lease]:
-    """Hold the lease at `path`; whoever else wants it waits."""
+    """Hold the lease at `path`; other processes that want the lease wait."""
     lease = take(path, wait=True)
     assert lease is not None
     try:
@@ -258,7 +269,7 @@ def hold(path: Path) -> Iterator[Lease]:
 
 @contextmanager
 def at_once(path: Path) -> Iterator[bool]:
-    """Hold the lease at `path` if nobody alive has it; yield whether it is held."""
+    """Hold the lease at `path` if no live process owns the lease, and yield whether this process holds it."""
     lease = take(path, wait=False)
     try:
         yield lease is not None
