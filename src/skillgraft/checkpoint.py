@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib.metadata import metadata
 from pathlib import Path
 
 from skillgraft.config import ModelConfig, package_path
 from skillgraft.errors import InputError, reason
+from skillgraft.files import write_text
 
 
 def locate(cfg: ModelConfig) -> Path:
@@ -110,9 +110,7 @@ def cached_digest(path: Path, cache: Path) -> str:
         return entry.read_text()
     digest = file_digest(path)
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = entry.with_suffix(f".{os.getpid()}")
-    scratch.write_text(digest)
-    scratch.replace(entry)
+    write_text(entry, digest)
     return digest
 
 

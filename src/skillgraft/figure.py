@@ -19,6 +19,7 @@ from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from skillgraft.evaluate import BINS, reliability
+from skillgraft.files import atomic_write
 from skillgraft.stats import over_seeds
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey print.
@@ -231,6 +232,6 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG or SVG without a time stamp, so that equal data give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stamp = {".svg": "Date"}.get(path.suffix, "Software")
-    with rc_context({"svg.hashsalt": "skillgraft"}):
-        figure.savefig(path, dpi=120, metadata={stamp: None})
+    with rc_context({"svg.hashsalt": "skillgraft"}), atomic_write(path) as scratch:
+        figure.savefig(scratch, dpi=120, metadata={stamp: None}, format=path.suffix[1:])
     return path

@@ -36,6 +36,7 @@ from skillgraft.config import (
 )
 from skillgraft.errors import InputError
 from skillgraft.evaluate import measure, predict
+from skillgraft.files import atomic_write
 from skillgraft.model import Classifier
 from skillgraft.prompt import Batch, Encoded, collate, in_batches, to_device
 from skillgraft.seeds import derive
@@ -432,20 +433,19 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write a safetensors file in a scratch folder and rename it: whole or absent.
+    """Write a safetensors file, complete or not at all.
 
-    Raises lease.LeaseLost where another process has taken over what this one makes, and the file.
+    Raises lease.LeaseLost where another process has taken over what this process makes.
     """
     lease.check()
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    scratch = path.with_name(path.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a kill, with what save_file had begun
-    scratch.mkdir()
-    written = scratch / path.name
-    save_file(content, written, {"progress": json.dumps(progress)})
-    written.chmod(scratch.stat().st_mode & 0o666)  # as any file: save_file's are the owner's alone
-    written.replace(path)
-    scratch.rmdir()
+    # a folder: save_file writes to a scratch file of its own first, which a kill leaves
+    folder = path.with_name(path.name + ".partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with atomic_write(path, folder / path.name) as scratch:
+        save_file(content, scratch, {"progress": json.dumps(progress)})
+    folder.rmdir()
 
 
 def make_trainer(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skillgraft import region
 from skillgraft.errors import GraftError
+from skillgraft.files import atomic_write
 from skillgraft.region import Layout
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def write(graft: Graft, path: str | Path) -> Path:
     }
     header["digest"] = digest_of(header, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_bytes(save(tensors, {"skillgraft": json.dumps(header)}))
-    scratch.replace(path)
+    # a fixed name: a resumed run must not publish what a killed one left
+    with atomic_write(path, path.with_name(path.name + ".partial")) as scratch:
+        scratch.write_bytes(save(tensors, {"skillgraft": json.dumps(header)}))
     return path
 
 

@@ -21,6 +21,7 @@ from skillgraft import bars, claims, compare, figure, store, sweep
 from skillgraft.claims import BEFORE, FULL, SCORE
 from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
+from skillgraft.files import atomic_write, write_text
 from skillgraft.stats import over_seeds
 from skillgraft.store import MEASURES, Store
 
@@ -97,7 +98,7 @@ def write(root: Path, out: Path) -> Path:
         columns=columns_of(table),
         runs=cells(table),
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    write_text(out / "index.html", page)
     supersede(out, files)
     return out / "index.html"
 
@@ -506,11 +507,13 @@ def publish(item: Item, folder: Path) -> str:
 def tabulate(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV in full, and as LaTeX (booktabs, longtable) with four digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(f"{path}.csv", index=False)
+    with atomic_write(path.with_name(f"{path.name}.csv")) as scratch:
+        table.to_csv(scratch, index=False)
     long = len(table) > 40  # does not fit a page
-    table.to_latex(
-        f"{path}.tex", index=False, escape=True, float_format="%.4g", na_rep="–", longtable=long
+    latex = table.to_latex(
+        index=False, escape=True, float_format="%.4g", na_rep="–", longtable=long
     )
+    write_text(path.with_name(f"{path.name}.tex"), latex)
 
 
 def runs_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:

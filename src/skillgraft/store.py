@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from skillgraft import checkpoint, hub, index, lease
 from skillgraft.config import RunConfig, Selector, TaskConfig, described, identity, verbalizer
 from skillgraft.data import SPLITS, TaskData
 from skillgraft.errors import InputError, NotThere
+from skillgraft.files import write_text
 
 log = logging.getLogger(__name__)
 RUN_FILE = "run.json"  # in a job's folder: which run it made or found, and what became of it
@@ -405,11 +405,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON, whole or not at all: NaN is an error, never a value."""
-    # two processes may write one record, and those of two containers may have the same number
-    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    """Write strict JSON, complete or not at all: NaN is an error, never a value."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from skillgraft import bars, launch, lease, state, store
 from skillgraft import config as configuration
 from skillgraft.errors import InputError
+from skillgraft.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -294,7 +295,8 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Out
             "notes": outcome.notes,
         },
     )
-    outcome.table.to_csv(folder / "table.csv", index=False)
+    with atomic_write(folder / "table.csv") as scratch:
+        outcome.table.to_csv(scratch, index=False)
     drawing = outcome.draw()
     for suffix in ("png", "svg"):
         figure.save(drawing, folder / f"figure.{suffix}")
