@@ -15,7 +15,7 @@ import pytest
 from stores import add, metrics, status
 
 from skillgraft import compare, index
-from skillgraft.stats import over_seeds
+from skillgraft.intervals import over_seeds
 from skillgraft.store import Store
 
 

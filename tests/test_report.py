@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from skillgraft import compare, figure, grafts, report, store
 from skillgraft.config import ClaimConfig
 from skillgraft.errors import InputError
-from skillgraft.stats import over_seeds
+from skillgraft.intervals import over_seeds
 
 TASKS, SEEDS = ("toy_film", "toy_topic"), (13, 21)
 STAGES = f"model.sequence=[{','.join(TASKS)}]"

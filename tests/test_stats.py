@@ -7,11 +7,13 @@ from math import comb
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillgraft import evaluate, stats
 from skillgraft.config import Metric
+from skillgraft.intervals import Interval, over_seeds
 
 T_4 = 2.7764451052  # the 97.5 % point of Student's t with 4 degrees of freedom, from a table
 
@@ -24,7 +26,7 @@ def predictions(n: int, seed: int, classes: int = 3) -> tuple[np.ndarray, list[i
 
 def test_interval_over_seeds_is_students() -> None:
     values = [0.91, 0.95, 0.93, 0.90, 0.96]
-    found = stats.over_seeds(values)
+    found = over_seeds(values)
     half = T_4 * np.std(values, ddof=1) / math.sqrt(5)
     assert found is not None
     assert found.n == 5
@@ -33,28 +35,42 @@ def test_interval_over_seeds_is_students() -> None:
     assert found.high == pytest.approx(0.93 + half)
 
 
+@given(values=st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 4)), min_size=2, max_size=9))
+def test_interval_over_seeds_is_that_of_scipys_t_test(values: list[float]) -> None:
+    found = over_seeds([*values, math.nan, None, math.inf])
+    assert found is not None
+    assert found.n == len(values)
+    if len(set(values)) == 1:
+        assert (found.low, found.high) == (found.mean, found.mean)
+        return
+    bounds = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert found.low == pytest.approx(bounds.low, abs=1e-9)
+    assert found.high == pytest.approx(bounds.high, abs=1e-9)
+
+
 def test_few_values() -> None:
-    assert stats.over_seeds([]) is None
-    assert stats.over_seeds([math.nan]) is None
-    assert stats.over_seeds([0.5]) == stats.Interval(0.5, None, None, 1)
-    assert stats.over_seeds([0.5, 0.5, math.nan]) == stats.Interval(0.5, 0.5, 0.5, 2)
-    assert str(stats.over_seeds([0.5])) == "0.500 (n=1)"
-    assert str(stats.over_seeds([0.5, 0.5])) == "0.500 [0.500, 0.500] (n=2)"
+    assert over_seeds([]) is None
+    assert over_seeds([math.nan]) is None
+    assert over_seeds([0.5]) == Interval(0.5, None, None, 1)
+    assert over_seeds([0.5, 0.5, math.nan]) == Interval(0.5, 0.5, 0.5, 2)
+    assert str(over_seeds([0.5])) == "0.500 (n=1)"
+    assert str(over_seeds([0.5, 0.5])) == "0.500 [0.500, 0.500] (n=2)"
 
 
 @pytest.mark.parametrize(
     ("interval", "low", "high", "expected"),
     [
-        (stats.Interval(0.97, 0.96, 0.98, 5), 0.95, math.inf, "holds"),
-        (stats.Interval(0.96, 0.94, 0.98, 5), 0.95, math.inf, "not decided"),
-        (stats.Interval(0.90, 0.88, 0.92, 5), 0.95, math.inf, "does not hold"),
-        (stats.Interval(0.97, 0.96, 0.98, 4), 0.95, math.inf, "not decided"),
-        (stats.Interval(0.97, None, None, 1), 0.95, math.inf, "not decided"),
+        (Interval(0.97, 0.96, 0.98, 5), 0.95, math.inf, "holds"),
+        (Interval(0.96, 0.94, 0.98, 5), 0.95, math.inf, "not decided"),
+        (Interval(0.90, 0.88, 0.92, 5), 0.95, math.inf, "does not hold"),
+        (Interval(0.97, 0.96, 0.98, 4), 0.95, math.inf, "not decided"),
+        (Interval(0.97, None, None, 1), 0.95, math.inf, "not decided"),
         (None, 0.95, math.inf, "not decided"),
-        (stats.Interval(0.0, -0.005, 0.005, 5), -0.01, 0.01, "holds"),
-        (stats.Interval(0.0, -0.02, 0.02, 5), -0.01, 0.01, "not decided"),
-        (stats.Interval(0.05, 0.04, 0.06, 5), -0.01, 0.01, "does not hold"),
-        (stats.Interval(-0.05, -0.06, -0.04, 5), -0.01, 0.01, "does not hold"),
+        (Interval(0.0, -0.005, 0.005, 5), -0.01, 0.01, "holds"),
+        (Interval(0.0, -0.02, 0.02, 5), -0.01, 0.01, "not decided"),
+        (Interval(0.05, 0.04, 0.06, 5), -0.01, 0.01, "does not hold"),
+        (Interval(-0.05, -0.06, -0.04, 5), -0.01, 0.01, "does not hold"),
     ],
 )
 def test_verdict(interval, low, high, expected) -> None:

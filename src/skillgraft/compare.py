@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from skillgraft import index
+from skillgraft import index, intervals
+from skillgraft.intervals import Interval
 from skillgraft.store import Identity, Store
 
 if TYPE_CHECKING:
     from skillgraft.graft import Graft
 
 log = logging.getLogger(__name__)
-UPPER = 0.975  # quantile of Student's t for a 95 % interval, as `stats.LEVEL`, whose import is slow
 
 
 def reliability_table(tests: Mapping[str, np.ndarray], labels: Sequence[int]) -> pd.DataFrame:
@@ -96,46 +95,43 @@ def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def cell(count: int, mean: float, half: float, large: bool) -> str:
+def cell(found: Interval | None, large: bool) -> str:
     """Return mean ± half the interval for a table; a dash where there is no value."""
-    if not count:
+    if found is None:
         return "–"
     form = ",.0f" if large else ".3f"
-    return f"{mean:{form}}" + (f" ± {half:{form}}" if count > 1 else "")
+    half = "" if found.high is None else f" ± {found.high - found.mean:{form}}"
+    return f"{found.mean:{form}}{half}"
 
 
-def numbers(count: int, mean: float, half: float, _: bool) -> dict[str, float | None]:
+def numbers(found: Interval | None, _: bool) -> dict[str, float | None]:
     """Return the mean, the bounds of its interval and the number of values; None where there is none."""
-    return {
-        "mean": float(mean) if count else None,
-        "low": float(mean - half) if count > 1 else None,
-        "high": float(mean + half) if count > 1 else None,
-        "n": int(count),
-    }
+    return {"mean": None, "low": None, "high": None, "n": 0} if found is None else {**vars(found)}
 
 
 def over_seeds(
-    frame: pd.DataFrame, columns: Sequence[str], cell: Callable[..., Any] = cell
+    frame: pd.DataFrame, columns: Sequence[str], cell: Callable[[Interval | None, bool], Any] = cell
 ) -> pd.DataFrame:
     """Return mean ± half of Student's t interval over seeds (95 %), and n, a row a setting.
 
     An undefined value is left out of the mean. Without a second seed there is no interval. `cell`
-    makes a column's entry of count, mean, half the interval, and whether the values are large.
+    makes a column's entry of the interval, and whether the values are large.
     """
 
     keys = ["model", "task", "selector", "sparsity"]
     # runs of other steps, shots, learning rates … are other settings, in rows of their own
-    groups = frame.astype(dict.fromkeys(columns, float)).groupby([*keys, "setting"], sort=True)
+    groups = frame.groupby([*keys, "setting"], sort=True)
     table = groups.size().rename("n").reset_index()
-    by = groups[list(dict.fromkeys(columns))]
-    count, mean, spread = (
-        getattr(by, f)().reset_index(drop=True) for f in ("count", "mean", "std")
-    )
-    half = spread / np.sqrt(count) * stdtrit(count - 1, UPPER)  # the deviation is by n − 1
-    least, most = (getattr(by, f)().reset_index(drop=True) for f in ("min", "max"))
+    members: list[list[int]] = [[] for _ in range(len(table))]
+    for row, group in enumerate(groups.ngroup()):
+        if group >= 0:  # pandas numbers a row that lacks a key with −1
+            members[group].append(row)
     for name in dict.fromkeys(columns):
-        large = np.maximum(least[name].abs(), most[name].abs()) >= 100  # a count, or a share
+        column = frame[name].to_numpy(dtype=float).tolist()
+        by_group = [[column[row] for row in rows] for rows in members]
         table[name] = [
-            cell(*values) for values in zip(count[name], mean[name], half[name], large, strict=True)
+            # large: a count, otherwise a share
+            cell(intervals.over_seeds(values), any(abs(value) >= 100 for value in values))
+            for values in by_group
         ]
     return table.drop(columns="setting")

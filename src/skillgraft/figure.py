@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 
 from skillgraft.evaluate import BINS, reliability
 from skillgraft.files import atomic_write
-from skillgraft.stats import over_seeds
+from skillgraft.intervals import over_seeds
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey print.
 COLOURS = {"pretrained": "#999999", "finetuned": "#D55E00", "graft": "#0072B2"}
@@ -220,7 +220,7 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
 
 def interval(values: pd.Series) -> tuple[float, float]:
     """Return the bounds of Student's t interval, or the value itself where it is the only one."""
-    found = over_seeds(values.dropna().tolist())
+    found = over_seeds(values)
     if found is None:
         return math.nan, math.nan
     if found.low is None or found.high is None:

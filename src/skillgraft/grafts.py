@@ -265,6 +265,7 @@ def compare_models(
     import pandas as pd
 
     from skillgraft import stats
+    from skillgraft.intervals import Interval
 
     if not store.is_whole(path):
         raise InputError(f"{path}: no whole run")
@@ -288,7 +289,7 @@ def compare_models(
             line["p, ECE"] = round(stats.ece_permutation(probabilities, full, labels, seed), 4)
         lines.append(line)
     table = pd.DataFrame(lines)
-    plain = table.map(lambda value: vars(value) if isinstance(value, stats.Interval) else value)
+    plain = table.map(lambda value: vars(value) if isinstance(value, Interval) else value)
     return Answer(lambda: records(plain), lambda: markdown(table))
 
 

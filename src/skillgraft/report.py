@@ -22,7 +22,7 @@ from skillgraft.claims import BEFORE, FULL, SCORE
 from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
 from skillgraft.files import atomic_write, write_text
-from skillgraft.stats import over_seeds
+from skillgraft.intervals import over_seeds
 from skillgraft.store import MEASURES, Store
 
 # What does not make it another fine-tuning: the task, the graft, what is measured beside it, and
@@ -203,7 +203,7 @@ def intervals(rows: pd.DataFrame, keys: list[str], measures: Sequence[str]) -> p
     groups = long.groupby([*keys, "measure"], sort=True, dropna=False)["value"]
     return pd.DataFrame(
         [
-            {**dict(zip([*keys, "measure"], key, strict=True)), **vars(over_seeds(values.tolist()))}
+            {**dict(zip([*keys, "measure"], key, strict=True)), **vars(over_seeds(values))}
             for key, values in groups
         ]
     )

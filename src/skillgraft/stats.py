@@ -1,4 +1,4 @@
-"""Intervals and tests: over seeds where there are several runs, over examples within one run.
+"""Tests and verdicts: over seeds where there are several runs, over examples within one run.
 
 All of it is scipy's and statsmodels'; here it is only said which test goes with which question.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -15,41 +14,11 @@ from statsmodels.stats.contingency_tables import mcnemar as mcnemar_test
 from statsmodels.stats.multitest import multipletests
 
 from skillgraft.evaluate import BINS
+from skillgraft.intervals import LEVEL, SAME, Interval
 from skillgraft.seeds import derive
 
-LEVEL = 0.95  # of every interval
 ENOUGH = 5  # seeds that a verdict needs: the paper's 13, 21, 42, 87, 100
-SAME = 1e-9  # two shares that differ by less are one value, computed in two orders
 RESAMPLES = 2000  # of bootstrap and permutation; their error is then about 1 % of the level
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean, the bounds of its interval (None where one value has none), and n."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    def __str__(self) -> str:
-        """Return the mean, its interval and n, three digits behind the point."""
-        bounds = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{bounds} (n={self.n})"
-
-
-def over_seeds(values: Sequence[float]) -> Interval | None:
-    """Return the mean and Student's t interval of one value a seed; None for no value."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
-        return None
-    mean = float(np.mean(known))
-    if len(known) == 1:
-        return Interval(mean, None, None, 1)
-    if np.ptp(known) < SAME:  # the t statistic is 0/0 there, or rounding errors over each other
-        return Interval(mean, mean, mean, len(known))
-    bounds = stats.ttest_1samp(known, 0).confidence_interval(LEVEL)
-    return Interval(mean, float(bounds.low), float(bounds.high), len(known))
 
 
 def verdict(interval: Interval | None, low: float = -math.inf, high: float = math.inf) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from skillgraft import stats
 from skillgraft.errors import InputError
+from skillgraft.intervals import LEVEL, Interval, over_seeds
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Statement:
     high: float = math.inf
 
     @property
-    def measured(self) -> stats.Interval | None:
+    def measured(self) -> Interval | None:
         """The mean and interval over seeds."""
-        return stats.over_seeds(list(self.values.values()))
+        return over_seeds(self.values.values())
 
     @property
     def verdict(self) -> str:
@@ -91,7 +92,7 @@ def table(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd
     """Return mean [interval] over seeds of columns (name in the rows → title), and n, by keys."""
 
     def cell(values: pd.Series) -> str:
-        found = stats.over_seeds(values.dropna().tolist())
+        found = over_seeds(values)
         if found is None:
             return "–"
         form = ",.0f" if abs(found.mean) >= 100 else ".3f"  # a count, or a share
@@ -112,7 +113,7 @@ def holm(rows: pd.DataFrame, column: str, bound: float) -> str:
         str(task): part[column].dropna().tolist() for task, part in rows.groupby("task", sort=True)
     }
     found = stats.above(values, bound)
-    names = [task for task, p in found.items() if p < 1 - stats.LEVEL]
+    names = [task for task, p in found.items() if p < 1 - LEVEL]
     return (
         f"above {bound:g} at the 5 % level with Holm's correction: {len(names)} of {len(values)} tasks"
         + (f" ({', '.join(names)})" if names else "")
