@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from skillgraft import evaluate, index
+from skillgraft import evaluate, index, stats
 from skillgraft.config import Metric
 from skillgraft.prompt import Encoded
 
@@ -296,6 +296,51 @@ def test_reliability_holds_every_example_and_gives_the_ece(case) -> None:
     assert weighted / len(labels) == pytest.approx(measured, abs=1e-6)
     for at, row in frame.iterrows():
         assert at / 15 - 1e-6 <= row["confidence"] <= (at + 1) / 15 + 1e-6
+
+
+EDGES = torch.linspace(0, 1, 16).numpy()  # float32, as torchmetrics has them
+
+
+def surely(confidence: np.float32, classes: int = 20) -> np.ndarray:
+    """A row of probabilities whose largest is class 0's, as small as 1/15."""
+    rest = (1 - confidence) / np.float32(classes - 1)
+    return np.array([confidence] + [rest] * (classes - 1), dtype=np.float32)
+
+
+@pytest.mark.parametrize("k", range(1, 16))
+def test_an_edge_belongs_to_the_bin_above(k: int) -> None:
+    below, at = np.nextafter(EDGES[k], np.float32(0)), EDGES[k]
+    frame = evaluate.calibration_bins(np.stack([surely(below), surely(at)]), [0, 1])
+    assert frame["bin"].tolist() == [k - 1, min(k, 14)]
+    assert frame["confidence"].tolist() == [below, at]
+    assert frame["correct"].tolist() == [True, False]
+
+
+@st.composite
+def near_edges(draw) -> tuple[np.ndarray, list[int]]:
+    """Probabilities whose largest is an edge, k/15, a neighbour of one, or a number between."""
+    near = [
+        np.nextafter(edge, np.float32(towards))
+        for k in range(1, 16)
+        for edge in (EDGES[k], np.float32(k / 15), np.float32(round(k / 15, 1)))
+        for towards in (0, edge, 1)
+    ]
+    kinds = st.sampled_from(near) | st.floats(0.0625, 1, width=32).map(np.float32)
+    confidences = draw(st.lists(kinds, min_size=1, max_size=40))
+    labels = draw(st.lists(st.integers(0, 1), min_size=len(confidences), max_size=len(confidences)))
+    return np.stack([surely(c) for c in confidences]), labels
+
+
+@settings(deadline=None, max_examples=200)
+@given(case=near_edges())
+def test_diagram_and_tests_have_the_bins_of_the_ece(case) -> None:
+    """An example in another bin than torchmetrics' would change the sum by far more than rounding."""
+    probabilities, labels = case
+    expected = evaluate.measure(probabilities, labels, Metric.accuracy)["ece"]
+    frame = evaluate.reliability(probabilities, labels)
+    weighted = (frame["count"] * (frame["accuracy"] - frame["confidence"]).abs()).sum()
+    assert weighted / len(labels) == pytest.approx(expected, abs=1e-6)
+    assert stats.ece(*stats.gaps(probabilities, labels)) == pytest.approx(expected, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------- the frame

@@ -54,8 +54,9 @@ def predict(
 def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) -> Metrics:
     """Return accuracy, the task's metric, ECE, NLL and Brier score of (N, classes) probabilities.
 
-    ECE: 15 equal-width bins of the top probability. NLL in nats, probabilities below 1e-12 count as
-    that. Brier: the sum over classes of the squared error, in [0, 2], averaged over examples.
+    ECE: torchmetrics' value, for the bins of `calibration_bins`. NLL in nats, probabilities below
+    1e-12 count as that. Brier: the sum over classes of the squared error, in [0, 2], averaged over
+    examples.
     """
     from torchmetrics.functional.classification import (
         binary_f1_score,
@@ -178,16 +179,41 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
 
 
+def correct(probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Return (N,) bool: where (N, classes) probabilities have the label on top."""
+    return probabilities.argmax(1) == np.asarray(labels)
+
+
+def calibration_bins(probabilities: np.ndarray, labels: Sequence[int]) -> pd.DataFrame:
+    """Return one row per example: its `bin`, its `confidence` (top probability), and whether it is `correct`.
+
+    The 15 bins, 0 to 14, have equal width: bin k holds confidences from edge k up to, but not
+    including, edge k + 1; a confidence of 1 is in the last bin. An edge belongs to the bin above.
+    The edges are the float32 numbers of `torch.linspace(0, 1, 16)`, up to 4e-8 beside k/15, and
+    confidences are compared with them as float32: so does torchmetrics, from which `measure` has
+    the ECE. The reliability diagram, its table and the tests of the ECE all use these bins.
+    """
+    confidence = probabilities.max(1)
+    inner = torch.linspace(0, 1, BINS + 1, dtype=torch.float32)[1:-1].numpy()
+    return pd.DataFrame(
+        {
+            "bin": np.digitize(confidence.astype(np.float32), inner),
+            "confidence": confidence.astype(np.float64),
+            "correct": correct(probabilities, labels),
+        }
+    )
+
+
 def reliability(probabilities: np.ndarray, labels: Sequence[int]) -> pd.DataFrame:
     """Return a row a bin of the top probability: `confidence`, `accuracy`, `count`; empty bins left out."""
-    top, hit = (
-        probabilities.max(1).astype(np.float64),
-        probabilities.argmax(1) == np.asarray(labels),
-    )
-    edges = np.linspace(0, 1, BINS + 1)
-    frame = pd.DataFrame({"bin": np.digitize(top, edges[1:-1], right=True), "top": top, "hit": hit})
-    return frame.groupby("bin").agg(
-        confidence=("top", "mean"), accuracy=("hit", "mean"), count=("hit", "size")
+    return (
+        calibration_bins(probabilities, labels)
+        .groupby("bin")
+        .agg(
+            confidence=("confidence", "mean"),
+            accuracy=("correct", "mean"),
+            count=("correct", "size"),
+        )
     )
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_test
 from statsmodels.stats.multitest import multipletests
 
-from skillgraft.evaluate import BINS
+from skillgraft.evaluate import calibration_bins, correct
 from skillgraft.intervals import LEVEL, SAME, Interval
 from skillgraft.seeds import derive
 
@@ -59,16 +59,10 @@ def above(values: Mapping[str, Sequence[float]], bound: float) -> dict[str, floa
 # Within one run: the examples are the unit
 
 
-def hits(probabilities: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """Return (N,) bool: where (N, classes) probabilities have the label on top."""
-    return probabilities.argmax(1) == np.asarray(labels)
-
-
 def gaps(probabilities: np.ndarray, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return, by example, hit − confidence, and the bin of the confidence: what the ECE is made of."""
-    top = probabilities.max(1).astype(np.float64)
-    edges = np.linspace(0, 1, BINS + 1)[1:-1]
-    return hits(probabilities, labels) - top, np.digitize(top, edges, right=True)
+    """Return, by example, correct − confidence, and the bin of the confidence: what the ECE is made of."""
+    bins = calibration_bins(probabilities, labels)
+    return bins["correct"].to_numpy() - bins["confidence"].to_numpy(), bins["bin"].to_numpy()
 
 
 def ece(gap: np.ndarray, place: np.ndarray) -> float:
@@ -78,7 +72,7 @@ def ece(gap: np.ndarray, place: np.ndarray) -> float:
 
 def bootstrap(probabilities: np.ndarray, labels: Sequence[int], seed: int) -> dict[str, Interval]:
     """Return percentile intervals over examples of `accuracy` and `ece`."""
-    hit, (gap, place) = hits(probabilities, labels), gaps(probabilities, labels)
+    hit, (gap, place) = correct(probabilities, labels), gaps(probabilities, labels)
     statistics: dict[str, Callable[[np.ndarray], float]] = {
         "accuracy": lambda rows: float(hit[rows].mean()),
         "ece": lambda rows: ece(gap[rows], place[rows]),
@@ -100,7 +94,7 @@ def bootstrap(probabilities: np.ndarray, labels: Sequence[int], seed: int) -> di
 
 def mcnemar(a: np.ndarray, b: np.ndarray, labels: Sequence[int]) -> float:
     """Return the exact p of "two models are right equally often", from the same examples."""
-    left, right = hits(a, labels), hits(b, labels)
+    left, right = correct(a, labels), correct(b, labels)
     table = [
         [int((left & right).sum()), int((left & ~right).sum())],
         [int((~left & right).sum()), int((~left & ~right).sum())],
