@@ -322,8 +322,8 @@ def compiled(classifier: Classifier, batch: Batch) -> None:
     # what earlier jobs of this process have compiled counts against its limit, past which the rest
     # would quietly run as written: a job of train and evaluation, with and without gradients, needs six
     torch.compiler.reset()
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch.compiler.config.recompile_limit = 64
+    torch.compiler.config.fail_on_recompile_limit_hit = True
     # dropout as without: the compiler's own would draw other entries
     classifier.model.base_model.compile(dynamic=True, options={"fallback_random": True})
     device = next(classifier.parameters()).device
