@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -377,21 +376,18 @@ def test_a_killed_fine_tuning_ends_with_the_same_bits(
         assert equal(*last), kill
 
 
-@pytest.mark.parametrize(
-    ("kind", "hook", "step"),
-    [(_SignalConnector, "register_signal_handlers", 0), (FineTuning, "on_train_end", 24)],
-)
+@pytest.mark.parametrize(("hook", "step"), [("on_fit_start", 0), ("on_train_end", 24)])
 def test_a_signal_that_lightning_does_not_see(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, hook: str, step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str, step: int
 ) -> None:
     """It comes before Lightning listens, or after it has looked for the last time."""
-    kept = getattr(kind, hook)
+    kept = getattr(FineTuning, hook)
 
     def asked(self: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
         kept(self)
 
-    monkeypatch.setattr(kind, hook, asked)
+    monkeypatch.setattr(FineTuning, hook, asked)
     with pytest.raises(stop.Interrupted), stop.watching():
         train(tmp_path / "f", config())
     with safe_open(tmp_path / "f" / "resume.safetensors", framework="pt") as file:
