@@ -13,8 +13,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property, partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -54,16 +55,22 @@ def share(batch: Batch, rank: int, ranks: int) -> Batch:
     return {**part, "weight": torch.tensor(len(mine) * ranks / rows)}
 
 
+def ending_at_once(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a rank's function; where it fails, end the rank without waiting for the other ranks."""
+    try:
+        return function(*args, **options)
+    except BaseException:
+        # before Lightning takes leave of the other ranks, which may wait for this one
+        atexit.register(os._exit, 1)
+        raise
+
+
 class Launcher(_MultiProcessingLauncher):
     """Lightning's launcher, whose ranks end at once where they fail."""
 
-    def _wrapping_function(self, *args: Any, **options: Any) -> None:
-        try:
-            super()._wrapping_function(*args, **options)
-        except BaseException:
-            # before Lightning takes leave of the other ranks, which may wait for this one
-            atexit.register(os._exit, 1)
-            raise
+    def launch(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Start the ranks and return what rank 0 does; `trainer` is among the options."""
+        return super().launch(partial(ending_at_once, function), *args, **options)
 
 
 class Replicated(DDPStrategy):
@@ -78,8 +85,10 @@ class Replicated(DDPStrategy):
         super().__init__(start_method=start_method, find_unused_parameters=True)
         self.start_method = start_method
 
-    def _configure_launcher(self) -> None:
-        self._launcher = Launcher(self, self.start_method)
+    @cached_property
+    def launcher(self) -> Launcher:  # type: ignore[override]
+        """What starts the ranks: one object, which knows their processes."""
+        return Launcher(self, self.start_method)
 
 
 class Sharded(ModelParallelStrategy):
@@ -93,8 +102,10 @@ class Sharded(ModelParallelStrategy):
         super().__init__(data_parallel_size=devices, tensor_parallel_size=1)
         self.start_method = start_method
 
-    def _configure_launcher(self) -> None:
-        self._launcher = Launcher(self, self.start_method)
+    @cached_property
+    def launcher(self) -> Launcher:  # type: ignore[override]
+        """What starts the ranks: one object, which knows their processes."""
+        return Launcher(self, self.start_method)
 
 
 def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
