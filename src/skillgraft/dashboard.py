@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skillgraft import index
+from skillgraft import index, wandb_names
 from skillgraft.compared import MODELS
 from skillgraft.errors import InputError
 from skillgraft.store import Store
@@ -265,9 +265,8 @@ def reports(project: str, entity: str, names: Collection[str]) -> list[Report]:
 def specification(project: str, entity: str, names: Collection[str]) -> dict[str, Any]:
     """Return workspace and reports as W&B would be sent them, without ids, which are random."""
     shown: list[Any] = [workspace(project, entity, names), *reports(project, entity, names)]
-    # the library has no public name for this
     first, *rest = [
-        plain(view._to_model().model_dump(mode="json", by_alias=True, exclude_none=True))
+        plain(wandb_names.model(view).model_dump(mode="json", by_alias=True, exclude_none=True))
         for view in shown
     ]
     return {"workspace": first, "reports": rest}

@@ -559,7 +559,8 @@ def send_offline(
 ) -> Answer:
     """Send the offline W&B runs of a store by sweep, wherever the store is now; those sent are skipped.
 
-    Exit code 1 where a file that a run names is missing, or W&B did not take it.
+    Only files of a run are sent, never another file that its record names; --dry-run lists them.
+    Exit code 1 where a record is damaged or not the run's own, a file is missing, or W&B refuses.
     Example: grafts sync runs --dry-run
     """
     import pandas as pd
@@ -570,7 +571,13 @@ def send_offline(
     refused = [line["run"] for line in lines if line["state"] not in sync.FINE]
     if refused:
         typer.echo(f"{len(refused)} of {len(lines)} runs cannot be sent: {refused[0]} …", err=True)
-    return Answer(lines, lambda: markdown(pd.DataFrame(lines)), wrong=bool(refused))
+
+    def shown() -> str:
+        table = pd.DataFrame([{**line, "files": len(line["files"])} for line in lines])
+        named = [file for line in lines for file in line["files"]] if dry_run else []
+        return "\n".join([markdown(table), *named])
+
+    return Answer(lines, shown, wrong=bool(refused))
 
 
 @command()

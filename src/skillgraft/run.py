@@ -823,7 +823,7 @@ class Making:
         values = index.measured(metrics, overlap)
         tracker.point(values)
         tracker.summarize(values)
-        tracker.graft(self.folder / "graft.safetensors", f"graft-{self.identity.hash}", graft.meta)
+        tracker.graft(self.folder / "graft.safetensors", graft.meta)
 
     def facts(self) -> dict[str, Any]:
         """Return what names a run in every table, whole or not."""

@@ -363,10 +363,6 @@ class Store:
         """Return where the lease of a run or a fine-tuning is, for `lease.holder`."""
         return self.root / ".locks" / f"{name}.lock"
 
-    def staged(self, digest: str) -> Path:
-        """Return the folder of the files that the W&B record of a run names by absolute path."""
-        return self.root / ".wandb" / digest
-
     def publish(self, partial: Path, target: Path, status: Mapping[str, Any]) -> None:
         """Write checksums and status, and rename: from here on the folder is whole.
 

@@ -1,147 +1,147 @@
 """W&B's offline runs of a store, sent later, also from a store that was moved.
 
-An offline record is a transaction log: messages in the log format of LevelDB. It names a run's media
-relative to itself but its artifact files by absolute path. Where these paths are no longer true, a
-copy of the record with the true ones is sent; the record itself stays as it is.
+`wandb sync` sends the record of an offline run: its curves, values and media. The record names its
+media relative to itself and has no artifact, so it can be sent from wherever the store is now. The
+graft is logged as an artifact afterwards, from the run's own file. Before anything is sent, W&B's own
+reader (`wandb leet inspect`) says what a record names: a store may be a stranger's, and a record can
+name any file of this machine.
 """
 
 from __future__ import annotations
 
-import shutil
-import struct
+import json
+import logging
+import os
 import subprocess
 import sys
 import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skillgraft import store, sweep
+from skillgraft import store, sweep, wandb_names
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 
-# Of the log: a preface (":W&B", a magic number, a version), then blocks; a record is cut into pieces
-# that end with their block, each with a checksum, its length and its place in the record.
-PREFACE, BLOCK, HEAD = 7, 2**15, struct.Struct("<IHB")
-WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+log = logging.getLogger(__name__)
+
 BEFORE, LATER, SENT, REFUSED = "sent before", "to send", "sent", "not sent"  # what became of a run
 FINE = (BEFORE, LATER, SENT)
+READERS = 8  # processes at most that read records at a time
+GRAFT = "graft.safetensors"
 
 
 @dataclass(frozen=True)
 class Offline:
-    """One offline run: its name, its record, and the folder of the artifact files that it names."""
+    """One offline run: its name, its id on W&B, its folder, and its record; a sweep has no graft."""
 
     name: str
+    id: str
+    folder: Path
     record: Path
-    staged: Path
 
     @property
-    def synced(self) -> bool:
-        """Whether W&B's own mark says that it was sent."""
-        return mark(self.record).exists()
+    def graft(self) -> Path | None:
+        """The graft to log as an artifact, if the run has one."""
+        file = self.folder / GRAFT
+        return file if file.is_symlink() or file.exists() else None
 
+    @property
+    def graft_mark(self) -> Path:
+        """The file that says that the graft was logged."""
+        return self.record.with_name(f"{self.record.name}.graft-synced")
 
-def mark(record: Path) -> Path:
-    """Return the file that W&B puts beside the record of a run that was sent."""
-    return record.with_name(f"{record.name}.synced")
+    @property
+    def record_sent(self) -> bool:
+        """Whether W&B's own mark says that the record was sent."""
+        return wandb_names.sent_mark(self.record).exists()
+
+    @property
+    def graft_sent(self) -> bool:
+        """Whether there is no graft that still has to be sent."""
+        return self.graft is None or self.graft_mark.exists()
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a record refers to, and the log with true paths: None where the record's own are true.
+    """What a record says: the destination, the machine that made the run, and the files to send.
 
-    `wrong` says why it cannot be sent: it is damaged, or a file is missing.
+    `wrong` says why the run cannot be sent: its record is damaged or names what is not the run's own,
+    or a file is missing.
     """
 
-    files: list[Path]
-    log: bytes | None
+    entity: str | None = None
+    project: str | None = None
+    host: str | None = None
+    files: list[Path] = field(default_factory=list)
     wrong: str | None = None
 
 
 # ---------------------------------------------------------------------------------------------
-# The transaction log
+# What a record names
 
 
-def read_log(log: bytes) -> list[bytes]:
-    """Return the records of a transaction log; raises ValueError where it is cut off or altered."""
-    if log[:4] != b":W&B":
-        raise ValueError("not a W&B record")
-    records, begun, at = [], b"", PREFACE
-    while at < len(log):
-        if (left := BLOCK - at % BLOCK) < HEAD.size:
-            at += left
-            continue
-        if at + HEAD.size > len(log):
-            raise ValueError(f"cut off at byte {at}")
-        checksum, size, kind = HEAD.unpack_from(log, at)
-        part = log[at + HEAD.size : at + HEAD.size + size]
-        if len(part) < size or checksum != zlib.crc32(bytes([kind]) + part):
-            raise ValueError(f"cut off or altered at byte {at}")
-        at += HEAD.size + size
-        begun += part
-        if kind in (WHOLE, LAST):
-            records.append(begun)
-            begun = b""
-    if begun:
-        raise ValueError("its last record has no end")
-    return records
-
-
-def write_log(preface: bytes, records: Sequence[bytes]) -> bytes:
-    """Return the transaction log of some records: what read_log reads."""
-    log = bytearray(preface)
-    for record in records:
-        rest, begun = record, False
-        while True:
-            if (left := BLOCK - len(log) % BLOCK) < HEAD.size:
-                log += bytes(left)
-                left = BLOCK
-            part, rest = rest[: left - HEAD.size], rest[left - HEAD.size :]
-            kind = (LAST if begun else WHOLE) if not rest else (MIDDLE if begun else FIRST)
-            log += HEAD.pack(zlib.crc32(bytes([kind]) + part), len(part), kind) + part
-            begun = True
-            if not rest:
-                break
-    return bytes(log)
+def read_record(record: Path) -> list[dict[str, Any]]:
+    """Return the entries of an offline run's record; raises ValueError where it is cut off or altered."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record.absolute())],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tempfile.gettempdir(),  # W&B writes its logs into a folder `wandb`, if there is one here
+        env={**os.environ, "WANDB_ERROR_REPORTING": "false"},  # a dry run needs no network
+    )
+    said = (done.stderr.strip().splitlines() or ["cut off"])[-1]
+    if done.returncode:
+        raise ValueError(said)
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    whole = [entry.get("num") for entry in entries] == list(range(1, len(entries) + 1))
+    if not whole or not entries or entries[-1]["type"] != "exit":
+        raise ValueError(said)
+    return entries
 
 
 def check(run: Offline) -> Checked:
-    """Return what an offline run's record refers to, as it is found now."""
-    # its names are made when it is imported, by the version of protobuf
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    log = run.record.read_bytes()
+    """Return what an offline run would send, as it is found now: only files of the run itself."""
+    home = run.record.parent
+    links = (path for path in (run.record, *home.rglob("*")) if path.is_symlink())
+    for path in (*links, *(path for path in (home, run.graft) if path)):
+        if path.resolve() != run.folder.resolve() / path.relative_to(run.folder):
+            return Checked(wrong=f"a symbolic link, which is not sent: {path}")
     try:
-        records = read_log(log)
+        entries = read_record(run.record)
     except ValueError as error:
-        return Checked([], None, f"damaged: {run.record}: {error}")
-    named: list[Path] = []
-    moved = False
-    for n, content in enumerate(records):
-        record = Record.FromString(content)
-        match record.WhichOneof("record_type"):
-            case "files":
-                named += [run.record.parent / "files" / file.path for file in record.files.files]
-            case "artifact":
-                for entry in record.artifact.manifest.contents:
-                    if not entry.local_path:  # a reference
-                        continue
-                    here = run.staged / "artifacts" / "staging" / Path(entry.local_path).name
-                    if here.is_file() and str(here) != entry.local_path:
-                        entry.local_path, moved = str(here), True
-                    named.append(Path(entry.local_path))
-                records[n] = record.SerializeToString() if moved else content
-    files = list(dict.fromkeys(named))
-    missing = [file for file in files if not file.is_file()]
-    there = [file for file in files if file not in missing]
-    return Checked(
-        there,
-        write_log(log[:PREFACE], records) if moved else None,
-        f"missing: {missing[0]}" if missing else None,
-    )
+        return Checked(wrong=f"damaged: {run.record}: {error}")
+    about = [entry["run"] for entry in entries if entry["type"] == "run"]
+    if len(about) != 1 or about[0].get("run_id") != run.id:
+        return Checked(wrong=f"the record of another run: {run.record}")
+    (told,) = about
+    target = (told.get("entity") or None, told.get("project") or None, told.get("host"))
+    kept, wrong = home / "files", None
+    files: dict[Path, None] = {}
+    for entry in entries:
+        if entry["type"] == "files":
+            for name in (file["path"] for file in entry["files"].get("files", ())):
+                file = kept / name
+                if file.resolve() != kept.resolve() / name:
+                    wrong = wrong or f"not a file of the run: {name}"
+                elif not file.is_file():
+                    wrong = wrong or f"missing: {file}"
+                else:
+                    files[file] = None
+        elif entry["type"] not in wandb_names.HARMLESS:
+            wrong = wrong or f"may name files that are not the run's: {entry['type']}"
+    if run.graft is not None:
+        files[run.graft] = None
+    return Checked(*target, list(files), wrong)
+
+
+def check_all(runs: Sequence[Offline]) -> dict[Offline, Checked]:
+    """Return what each of some offline runs would send; W&B's reader needs a process a record."""
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+        return dict(zip(runs, pool.map(check, runs), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -160,22 +160,23 @@ def plan(place: Store) -> list[tuple[str | None, list[Offline]]]:
     for record, folder in sorted(records, key=lambda found: found[0]["started"]):
         ids = sweep.run_ids(record, sweep.jobs_of(record))
         own = {name: runs.pop(name) for name in ids if name in runs}
-        found = [*offline(place, own), *of(folder.name, folder, folder / "wandb" / "staged")]
+        digest = folder.name.rpartition("-")[2]
+        found = [*offline(own), *of(folder.name, f"sweep-{digest}", folder)]
         groups.append((folder.name, found))
-    groups.append((None, list(offline(place, runs))))
+    groups.append((None, list(offline(runs))))
     return [(name, found) for name, found in groups if found]
 
 
-def offline(place: Store, runs: dict[str, Path]) -> Iterator[Offline]:
+def offline(runs: Mapping[str, Path]) -> Iterator[Offline]:
     """Yield the offline runs of the folders of whole runs."""
     for name, folder in runs.items():
-        yield from of(name, folder, place.staged(name.rpartition("-")[2]))
+        yield from of(name, name.rpartition("-")[2], folder)
 
 
-def of(name: str, folder: Path, staged: Path) -> list[Offline]:
+def of(name: str, id: str, folder: Path) -> list[Offline]:
     """Return the offline run in a folder, if there is one: an online one was sent when it was made."""
     found = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-    return [Offline(name, record, staged) for record in found]
+    return [Offline(name, id, folder, record) for record in found]
 
 
 def deliver(
@@ -183,47 +184,68 @@ def deliver(
 ) -> list[dict[str, Any]]:
     """Send the offline runs of a store sweep by sweep, or with `dry_run` only look, and return a line a run.
 
-    `sweep`, `run`, `state` (one of FINE, or what is wrong) and `files`, how many it refers to. Raises
-    InputError where there is none.
+    `sweep`, `run`, `state` (one of FINE, or what is wrong), `entity` (None: the account's own) and
+    `project` that it goes to, and `files`, those that are sent. Raises InputError where there is none.
     """
     if not (groups := plan(place)):
         raise InputError(f"{place.root}: no offline W&B run in it")
+    waiting = [
+        run for _, runs in groups for run in runs if not (run.record_sent and run.graft_sent)
+    ]
+    checked = check_all(waiting)
     lines = []
     for name, runs in groups:
-        checked = {run: check(run) for run in runs if not run.synced}
-        ready = [(run, found) for run, found in checked.items() if not found.wrong]
-        unsent = [] if dry_run or not ready else send(ready, entity, project)
+        ready = {run: checked[run] for run in runs if run in checked and not checked[run].wrong}
+        if not dry_run:
+            send(ready, entity, project)
         for run in runs:
-            if (found := checked.get(run)) is None:
+            found = checked.get(run)
+            if found is None:
                 state = BEFORE
+            elif found.wrong or dry_run:
+                state = found.wrong or LATER
             else:
-                state = found.wrong or (LATER if dry_run else REFUSED if run in unsent else SENT)
-            files = None if found is None else len(found.files)
-            lines.append({"sweep": name, "run": run.name, "state": state, "files": files})
+                state = SENT if run.record_sent and run.graft_sent else REFUSED
+            to = found or Checked()
+            lines.append(
+                {
+                    "sweep": name,
+                    "run": run.name,
+                    "state": state,
+                    "entity": entity or to.entity if found else None,
+                    "project": project or to.project if found else None,
+                    "files": [str(file) for file in to.files],
+                }
+            )
     return lines
 
 
-def send(
-    runs: Sequence[tuple[Offline, Checked]], entity: str | None, project: str | None
-) -> list[Offline]:
-    """Send offline runs by `wandb sync`, and return those that it did not mark as sent."""
-    with tempfile.TemporaryDirectory(prefix="skillgraft-") as scratch:
-        for run, checked in runs:
-            home = run.record.parent
-            copy = Path(scratch) / home.name
-            if checked.log is None:
-                copy.symlink_to(home)
-                continue
-            copy.mkdir()
-            (copy / "files").symlink_to(home / "files")
-            (copy / run.record.name).write_bytes(checked.log)
-        options = {"--entity": entity, "--project": project}
-        given = [word for name, value in options.items() if value for word in (name, value)]
-        # its own program: W&B has no function for this that is public
-        command = [sys.executable, "-m", "wandb", "sync", *given, scratch]
-        subprocess.run(command, check=False)
-        for run, checked in runs:
-            sent = mark(Path(scratch) / run.record.parent.name / run.record.name)
-            if checked.log is not None and sent.exists():
-                shutil.copyfile(sent, mark(run.record))
-    return [run for run, _ in runs if not run.synced]
+def send(runs: Mapping[Offline, Checked], entity: str | None, project: str | None) -> None:
+    """Send offline runs: the records by `wandb sync`, then the graft of each run that W&B has."""
+    if records := [run.record.parent for run in runs if not run.record_sent]:
+        with tempfile.TemporaryDirectory(prefix="skillgraft-") as scratch:
+            for home in records:
+                (Path(scratch) / home.name).symlink_to(home.absolute())
+            options = {"--entity": entity, "--project": project}
+            given = [word for name, value in options.items() if value for word in (name, value)]
+            # its own program: W&B has no function for this that is public
+            command = [sys.executable, "-m", "wandb", "sync", *given, scratch]
+            subprocess.run(command, check=False)
+    for run, found in runs.items():
+        if run.record_sent and not run.graft_sent and run.graft is not None:
+            try:
+                send_graft(run, run.graft, entity or found.entity, project or found.project, found)
+            except InputError as error:
+                log.warning("%s", error)
+
+
+def send_graft(
+    run: Offline, graft: Path, entity: str | None, project: str | None, found: Checked
+) -> None:
+    """Log the graft of a run that W&B has, and mark it as sent; raises InputError where W&B refuses."""
+    from skillgraft import track
+    from skillgraft.graft import Graft
+
+    about = Graft.load(graft).meta
+    track.send_graft(graft, about, id=run.id, entity=entity, project=project, host=found.host)
+    run.graft_mark.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 
 import pandas as pd
 
+from skillgraft import wandb_names
 from skillgraft.config import Mode, RunConfig, plain
 from skillgraft.errors import InputError
-from skillgraft.store import Identity, Store
+from skillgraft.store import Identity
 
 SIZE = "region/size"
 OVER_SIZE = (
     "graft/test/score",
     "graft/test/ece",
 )  # curves of a point a run, over the region's size
+QUIET = {"silent": True, "console": "off", "disable_git": True, "disable_code": True}
 SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
 
 
@@ -56,27 +59,31 @@ class Tracker:
             import wandb
 
             defined = frame.astype(object).where(frame.notna(), None)  # NaN is no value
-            self.run.log({name: wandb.Table(dataframe=defined)})
+            table = wandb.Table(dataframe=defined)
+            if self.run.offline:
+                wandb_names.keep_as_file(table, self.run, name)
+            self.run.log({name: table})
 
-    def graft(self, path: Path, name: str, metadata: Mapping[str, Any]) -> None:
-        """Log the graft file as an artifact."""
-        if self.run is not None:
-            import wandb
+    def graft(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Log the graft file as an artifact; an offline run leaves that to `send_graft`."""
+        if self.run is not None and not self.run.offline:
+            log_graft(self.run, path, metadata)
 
-            artifact = wandb.Artifact(name, type="graft", metadata=dict(metadata))
-            artifact.add_file(str(path))
-            self.run.log_artifact(artifact)
+
+def log_graft(run: Any, path: Path, metadata: Mapping[str, Any]) -> Any:
+    """Log a run's graft file as an artifact of a W&B run that is online, and return the artifact."""
+    import wandb
+
+    artifact = wandb.Artifact(f"graft-{run.id}", type="graft", metadata=dict(metadata))
+    artifact.add_file(str(path))
+    return run.log_artifact(artifact)
 
 
 @contextmanager
-def own_folders(folder: Path, staged: Path) -> Iterator[None]:
-    """Keep W&B's caches inside a run, and its staged artifacts in the store: else they are in the home.
-
-    An offline record names its staged files by absolute path: they may not be where a run is made,
-    since it is renamed when it is whole, and a later sync would not find them.
-    """
+def own_folders(folder: Path) -> Iterator[None]:
+    """Keep W&B's caches, and the copies that it makes of artifacts, in a folder: else in the home."""
     names = {
-        "WANDB_DATA_DIR": staged,
+        "WANDB_DATA_DIR": folder / "data",
         "WANDB_CACHE_DIR": folder / "cache",
         "WANDB_ARTIFACT_DIR": folder / "artifacts",
     }
@@ -100,7 +107,6 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
     with opened(
         plain(cfg)["logger"],
         folder,
-        Store(cfg.store).staged(identity.hash),
         id=identity.hash,
         name=identity.id,
         group=identity.group,
@@ -109,13 +115,18 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
         tags=tags,
     ) as tracker:
         if tracker.run is not None:
-            for stage in ("finetune", "graft"):
-                tracker.run.define_metric(f"{stage}/step", hidden=True)
-                tracker.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-            tracker.run.define_metric(SIZE, hidden=True)
-            for name in OVER_SIZE:
-                tracker.run.define_metric(name, step_metric=SIZE)
+            define_axes(tracker.run)
         yield tracker
+
+
+def define_axes(run: Any) -> None:
+    """Say which of a run's names is the axis of which of its curves."""
+    for stage in ("finetune", "graft"):
+        run.define_metric(f"{stage}/step", hidden=True)
+        run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+    run.define_metric(SIZE, hidden=True)
+    for name in OVER_SIZE:
+        run.define_metric(name, step_metric=SIZE)
 
 
 @contextmanager
@@ -125,7 +136,6 @@ def summary(record: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
     with opened(
         record["logger"],
         folder,
-        folder / "wandb" / "staged",
         id=f"sweep-{digest}",
         name=folder.name,
         group=name,
@@ -138,7 +148,7 @@ def summary(record: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
 
 @contextmanager
 def opened(
-    logger: Mapping[str, Any], folder: Path, staged: Path, *, tags: list[str], **about: Any
+    logger: Mapping[str, Any], folder: Path, *, tags: list[str], **about: Any
 ) -> Iterator[Tracker]:
     """Yield a tracker whose W&B record lies in `folder`, and end its run, as failed after an exception."""
     place = folder / "wandb"
@@ -150,8 +160,7 @@ def opened(
     import wandb
 
     place.mkdir()
-    shutil.rmtree(staged, ignore_errors=True)
-    with own_folders(place, staged):
+    with own_folders(place):
         try:
             run = wandb.init(
                 project=logger["project"],
@@ -160,9 +169,7 @@ def opened(
                 dir=str(folder),
                 mode="online" if mode is Mode.online else "offline",
                 reinit="create_new",
-                settings=wandb.Settings(
-                    silent=True, console="off", disable_git=True, disable_code=True
-                ),
+                settings=wandb.Settings(**QUIET),
                 **about,
             )
         except wandb.errors.Error as error:  # no key, no network, an entity that refuses
@@ -175,6 +182,46 @@ def opened(
             run.finish(exit_code=1)
             raise
         run.finish()
-    shutil.rmtree(place / "cache", ignore_errors=True)
+    for name in ("data", "cache", "artifacts"):
+        shutil.rmtree(place / name, ignore_errors=True)
     for link in [path for path in place.rglob("*") if path.is_symlink()]:
         link.unlink()  # they point to where the run was made, not to where it will be
+
+
+def send_graft(
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    id: str,
+    entity: str | None,
+    project: str | None,
+    host: str | None,
+) -> None:
+    """Log the graft file of a run that W&B has: resume the run, log the artifact, wait until W&B has it.
+
+    `host` is the machine that made the run. Raises InputError where W&B does not take the artifact.
+    """
+    import wandb
+
+    with tempfile.TemporaryDirectory(prefix="skillgraft-") as scratch, own_folders(Path(scratch)):
+        settings = wandb.Settings(host=host, **QUIET, **wandb_names.ONLY_ARTIFACTS)
+        try:
+            run = wandb.init(
+                id=id,
+                entity=entity,
+                project=project,
+                resume="must",
+                dir=scratch,
+                mode="online",
+                reinit="create_new",
+                settings=settings,
+            )
+            try:
+                define_axes(run)  # W&B keeps those of the process that wrote to a run last
+                log_graft(run, path, metadata).wait()
+            finally:
+                run.finish(
+                    exit_code=0
+                )  # whatever became of the artifact, the run itself is complete
+        except (wandb.errors.Error, ValueError) as error:
+            raise InputError(f"{path}: W&B: {error}") from error
