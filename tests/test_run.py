@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -353,12 +352,17 @@ def test_wandb_curves_and_identity(film: Path) -> None:
         assert name in text, name
 
 
-def test_wandb_artifact_is_where_the_offline_record_says(film: Path) -> None:
-    named = re.findall(r'"local_path": ?"([^"]+)"', records(film))
-    assert named
-    assert all(film.parent in Path(path).parents for path in named)
-    content = (film / "graft.safetensors").read_bytes()
-    assert [Path(path).read_bytes() == content for path in named].count(True) == 1
+def test_wandb_record_names_only_files_of_the_run(film: Path) -> None:
+    """The graft is logged when the record is sent: no artifact, no absolute path, nothing outside."""
+    told = [json.loads(line) for line in records(film).splitlines()]
+    assert "artifact" not in {entry["type"] for entry in told}
+    named = [f["path"] for e in told if e["type"] == "files" for f in e["files"]["files"]]
+    (kept,) = film.glob("wandb/offline-run-*/files")
+    assert any(name.startswith("media/table/") for name in named)
+    for name in named:
+        assert (kept / name).resolve() == kept.resolve() / name
+        assert (kept / name).is_file()
+    assert not (film.parent / ".wandb").exists()
 
 
 def test_curves_are_replayed_from_the_cache(place: Path, film: Path) -> None:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from runs import TINY, command, make
 from typer.testing import CliRunner
 from wandb_server import serving
 
-from skillgraft import compare, dashboard, figure, grafts, index, store, sweep, sync
+from skillgraft import compare, dashboard, figure, grafts, index, store, sweep, sync, wandb_names
 from skillgraft.errors import InputError
 from skillgraft.store import Store
 from skillgraft.verdict import Outcome, Statement
@@ -81,16 +78,17 @@ def record_of(folder: Path) -> Path:
     return file
 
 
+@functools.cache
+def entries_of(file: Path) -> list[dict[str, Any]]:
+    """Return the entries of a record, by W&B's own reader."""
+    return sync.read_record(file)
+
+
 def rows_of(file: Path) -> list[dict[str, Any]]:
     """Return the rows of the history of a record, without W&B's own names."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    rows = []
-    for content in sync.read_log(file.read_bytes()):
-        items = Record.FromString(content).history.item
-        row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
-        rows.append({name: value for name, value in row.items() if not name.startswith("_")})
-    return [row for row in rows if row]
+    rows = [entry["history"]["item"] for entry in entries_of(file) if entry["type"] == "history"]
+    own = [{n: value for n, value in row.items() if not n.startswith("_")} for row in rows]
+    return [row for row in own if row]
 
 
 def runs_of(root: Path) -> list[Path]:
@@ -110,7 +108,7 @@ def told(swept: Path) -> dict[str, set[str]]:
         for row in rows_of(record_of(folder)):
             # media have their facts below their name
             known = {
-                n.split("/")[0] if n.startswith(("reliability", "overlap_")) else n for n in row
+                n.split(".")[0] if n.startswith(("reliability", "overlap_")) else n for n in row
             }
             names.setdefault("history", set()).update(known)
     (folder,) = (swept / "sweeps").iterdir()
@@ -327,28 +325,42 @@ def test_a_dashboard_without_its_library_says_what_to_install(
 # -------------------------------------------------------------------------------------- sync
 
 
-@given(st.lists(st.integers(0, 3 * 2**15) | st.integers(2**15 - 30, 2**15 + 30), max_size=6))
-def test_a_log_is_read_as_it_was_written(sizes: list[int]) -> None:
-    """Any records, also those that end at or near the end of a block."""
-    records = [bytes([n % 251]) * size for n, size in enumerate(sizes)]
-    log = sync.write_log(b":W&B\xe1\xbe\x00", records)
-    assert sync.read_log(log) == records
+def test_an_offline_record_names_no_file_outside_its_run(swept: Path) -> None:
+    """It has no artifact, also none for its tables; nothing is kept elsewhere; all tables are there."""
+    ((_, runs),) = sync.plan(Store(swept))
+    for run in runs:
+        entries = entries_of(run.record)
+        assert {entry["type"] for entry in entries} <= {"files", *wandb_names.HARMLESS}
+        assert "local_path" not in json.dumps(entries)
+        named = {f["path"] for e in entries if e["type"] == "files" for f in e["files"]["files"]}
+        tables = {n: v for n, v in inspect(run.record)["summary"].items() if isinstance(v, dict)}
+        shown = {
+            v["path"] for v in tables.values() if v.get("_type") in ("table-file", "image-file")
+        }
+        assert shown
+        assert shown <= named
+    known = {".cache", ".finetuned", ".locks", ".partial"}
+    assert {path.name for path in swept.glob(".*")} <= known
 
 
-def test_a_log_is_framed_as_wandb_does(swept: Path) -> None:
-    """The same bytes again from what was read; damage is an error that names the place."""
-    log = record_of(runs_of(swept)[0]).read_bytes()
-    assert sync.write_log(log[:7], sync.read_log(log)) == log
-    altered = bytearray(log)
-    altered[100] ^= 1
-    for broken in (bytes(altered), log[:-3], log[: len(log) // 2]):
-        with pytest.raises(ValueError, match=r"cut off|altered|no end"):
-            sync.read_log(broken)
-    with pytest.raises(ValueError, match="not a W&B record"):
-        sync.read_log(b"something else")
-    (checksum,) = struct.unpack_from("<I", log, 7)
-    (size,) = struct.unpack_from("<H", log, 11)
-    assert checksum == zlib.crc32(log[13 : 14 + size])
+def test_what_wandb_does_not_promise_is_there_and_in_one_file() -> None:
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.workspaces import Workspace
+
+    assert set(wandb_names.ONLY_ARTIFACTS) <= set(wandb.Settings.model_fields)
+    kinds = {f.name for f in Record.DESCRIPTOR.oneofs_by_name["record_type"].fields}
+    assert {"files", "artifact", *wandb_names.HARMLESS} <= kinds
+    assert callable(wandb.Table.bind_to_run)
+    for view in (Report, Workspace):
+        assert callable(view._to_model)
+    private = re.compile(
+        r"wandb\.(proto|sdk|util|apis)\b|_to_model|bind_to_run|\bx_(primary|disable|save)|\.synced"
+    )
+    sources = Path(wandb_names.__file__).parent.rglob("*.py")
+    found = {f.name for f in sources if private.search(f.read_text(encoding="utf-8"))}
+    assert found == {"wandb_names.py"}
 
 
 @pytest.fixture
@@ -370,65 +382,105 @@ def dry_run(root: Path) -> tuple[int, list[dict[str, Any]], str]:
 
 
 def test_a_moved_store_has_all_that_its_records_name(moved: Path) -> None:
-    """A dry run finds every file, says what would be sent in the sweep's order, and sends nothing."""
+    """A dry run finds every file, says what would be sent where, in the sweep's order, and sends nothing."""
     code, lines, _ = dry_run(moved)
     assert code == 0
     (record,) = [store.read_json(f) for f in moved.glob("sweeps/*/record.json")]
     (name,) = [f.name for f in (moved / "sweeps").iterdir()]
     assert [line["run"] for line in lines] == [*record["runs"], name]
     assert {(line["sweep"], line["state"]) for line in lines} == {(name, "to send")}
+    assert {(line["entity"], line["project"]) for line in lines} == {(None, "skillgraft")}
     ((_, runs),) = sync.plan(Store(moved))
     for run, line in zip(runs, lines, strict=True):
-        checked = sync.check(run)
-        assert len(checked.files) == line["files"]
-        assert all(moved in file.parents and file.is_file() for file in checked.files)
-    # the first run's graft is among them
-    files = sync.check(runs[0]).files
-    content = (moved / runs[0].name / "graft.safetensors").read_bytes()
-    assert [file.read_bytes() == content for file in files].count(True) == 1
-    assert not list(moved.rglob("*.synced"))
+        files = {Path(file) for file in line["files"]}
+        assert all(run.folder in file.parents and file.is_file() for file in files)
+        media = {f for f in (run.record.parent / "files" / "media").rglob("*") if f.is_file()}
+        graft = run.folder / "graft.safetensors"
+        assert files == {run.record.parent / "files/requirements.txt", *media} | (
+            set() if line["run"] == name else {graft}
+        )
+    options = ["--entity", "them", "--project", "other", "--dry-run"]
+    done = CliRunner().invoke(grafts.app, ["sync", str(moved), *options])
+    assert "| them " in done.stdout
+    assert "| other " in done.stdout
+    for file in (file for line in lines for file in line["files"]):
+        assert file in done.stdout
+    assert not list(moved.rglob("*synced"))
 
 
-def test_a_repaired_record_differs_in_its_paths_only(moved: Path, tmp_path: Path) -> None:
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    ((_, runs),) = sync.plan(Store(moved))
-    for run in runs:
-        before = run.record.read_bytes()
-        checked = sync.check(run)
-        assert checked.log is not None
-        pairs = zip(sync.read_log(before), sync.read_log(checked.log), strict=True)
-        changed = 0
-        for one, other in pairs:
-            if one == other:
-                continue
-            old, new = Record.FromString(one), Record.FromString(other)
-            for a, b in zip(
-                old.artifact.manifest.contents, new.artifact.manifest.contents, strict=True
-            ):
-                assert not Path(a.local_path).exists()
-                assert Path(b.local_path).is_file()
-                assert Path(a.local_path).name == Path(b.local_path).name
-                b.local_path = a.local_path
-                changed += 1
-            assert old == new
-        assert changed == sum("staging" in str(file) for file in checked.files)
-        assert run.record.read_bytes() == before
-    file = tmp_path / run.record.name
-    file.write_bytes(checked.log)
-    shown, as_before = inspect(file), inspect(run.record)  # W&B's own reader takes it
-    assert {n for n in shown if shown[n] != as_before[n]} <= {"file", "path", "last_write"}
-    assert shown["summary"] == as_before["summary"]
+HOSTILE = {
+    "../../../../id_rsa": "not a file of the run: ../../../../id_rsa",
+    "/etc/hostname": "not a file of the run: /etc/hostname",
+    "media/../../../status.json": "not a file of the run: media/../../../status.json",
+    "artifact": "may name files that are not the run's: artifact",
+    "tbrecord": "may name files that are not the run's: tbrecord",
+    "a kind that is not known": "may name files that are not the run's: a kind that is not known",
+}
 
 
-def test_a_store_in_its_place_is_sent_as_it_is(swept: Path) -> None:
-    ((_, runs),) = sync.plan(Store(swept))
-    assert [sync.check(run).log for run in runs] == [None] * 3
+@pytest.mark.parametrize("named", HOSTILE)
+def test_a_record_that_names_other_files_is_not_sent(
+    swept: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((_, (run, *_)),) = sync.plan(Store(swept))
+    other = {"type": "files", "files": {"files": [{"path": named}]}}
+    if "." not in named and "/" not in named:
+        other = {"type": named, named: {"local_path": "/etc/hostname"}}
+    entries = [*entries_of(run.record), other]
+    monkeypatch.setattr(sync, "read_record", lambda _: entries)
+    found = sync.check(run)
+    assert found.wrong == HOSTILE[named]
+    assert all(run.folder in file.resolve().parents for file in found.files)
+
+
+@pytest.mark.parametrize(
+    "name", ["graft.safetensors", "wandb/*/files/config.yaml", "wandb/*", "wandb"]
+)
+def test_no_link_is_followed(moved: Path, tmp_path: Path, name: str) -> None:
+    """Neither for what is sent nor where W&B writes its own copies."""
+    ((_, (run, *_)),) = sync.plan(Store(moved))
+    secret = tmp_path / "id_rsa"
+    place = run.folder / name
+    if name == "graft.safetensors":
+        secret.write_text("private")
+        place.unlink()
+    elif name.endswith("yaml"):
+        place = run.record.parent / "files" / "config.yaml"
+        secret.write_text("private")
+    else:
+        place = run.record.parent if "/" in name else run.record.parent.parent
+        place.rename(secret)
+    place.symlink_to(secret)
+    ((_, (run, *_)),) = sync.plan(Store(moved))
+    wrong = sync.check(run).wrong
+    assert wrong is not None
+    assert wrong.startswith("a symbolic link, which is not sent: ")
+
+
+def test_the_record_of_another_run_is_not_sent(moved: Path) -> None:
+    """It would be written over the run that it names."""
+    ((_, (run, other, *_)),) = sync.plan(Store(moved))
+    run.record.write_bytes(other.record.read_bytes())
+    assert sync.check(run).wrong == f"the record of another run: {run.record}"
+
+
+def test_damage_is_found(moved: Path) -> None:
+    ((_, (run, *_)),) = sync.plan(Store(moved))
+    whole = run.record.read_bytes()
+    altered = bytearray(whole)
+    altered[len(whole) // 2] ^= 1
+    for broken in (bytes(altered), whole[:-3], whole[: len(whole) // 2], b"something else", b""):
+        run.record.write_bytes(broken)
+        wrong = sync.check(run).wrong
+        assert wrong is not None
+        assert wrong.startswith(f"damaged: {run.record}: ")
+        assert "\n" not in wrong
 
 
 def test_what_was_sent_is_skipped_and_what_is_missing_named(moved: Path) -> None:
     ((_, runs),) = sync.plan(Store(moved))
-    sync.mark(runs[0].record).touch()
+    wandb_names.sent_mark(runs[0].record).touch()
+    runs[0].graft_mark.touch()
     gone = next(file for file in sync.check(runs[1]).files if file.name.startswith("reliability"))
     gone.unlink()
     # a run that no sweep has comes last
@@ -445,7 +497,6 @@ def test_what_was_sent_is_skipped_and_what_is_missing_named(moved: Path) -> None
     assert code == 1
     assert [line["state"] for line in lines[:2]] == ["sent before", "to send"]
     assert lines[2]["state"].startswith(f"damaged: {runs[1].record}: ")
-    assert "cut off" in lines[2]["state"]
 
 
 def test_a_store_without_offline_runs(tmp_path: Path) -> None:
@@ -461,10 +512,10 @@ def test_a_store_without_offline_runs(tmp_path: Path) -> None:
 def test_a_moved_store_arrives(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`wandb sync` itself, against a stand-in for the server: the files arrive, and just once."""
     ((_, offline),) = sync.plan(Store(moved))
-    true = sync.check(offline[0]).log
-    assert true is not None
-    offline[0].record.write_bytes(true)  # as of a run that was made here: sent as it is
-    assert sync.check(offline[0]).log is None
+    expected = {str(file.name) for run in offline for file in sync.check(run).files}
+    told = {run.id: inspect(run.record) for run in offline}
+    made = {run.id: entries_of(run.record)[1]["run"] for run in offline}
+    rows = {run.id: len(rows_of(run.record)) for run in offline}
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -472,19 +523,102 @@ def test_a_moved_store_arrives(moved: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert done.returncode == 0, done.stderr
         lines = json.loads(done.stdout)
         assert {line["state"] for line in lines} == {"sent"}
-        sent = {given["name"] for name, given in server.operations if name == "UpsertBucket"}
-        hashes = {folder.name.rpartition("-")[2] for folder in runs_of(moved)}
-        assert sent == {*hashes, "sweep-0123456789"}
+        assert set(server.runs) == {run.id for run in offline}
         for folder in runs_of(moved):
             path = f"/artifact/graft-{folder.name.rpartition('-')[2]}/graft.safetensors"
             assert server.files[path] == (folder / "graft.safetensors").read_bytes()
         assert store.verify(moved / offline[1].name) == []
         assert any(path.startswith("/run/media/images/figure") for path in server.files)
+        # nothing else: W&B's own files of a run, and the manifests of the artifacts
+        own = {"config.yaml", "wandb-summary.json", "wandb-metadata.json", "manifest"}
+        assert {path.rpartition("/")[2] for path in server.files} == expected | own
+        made_artifacts = [g for name, g in server.operations if name == "CreateArtifact"]
+        assert sorted(g["input"]["artifactCollectionName"] for g in made_artifacts) == sorted(
+            f"graft-{folder.name.rpartition('-')[2]}" for folder in runs_of(moved)
+        )
+        for given in (g["input"] for g in made_artifacts):
+            assert json.loads(given["metadata"])["selector"] == "learned"
+            assert given["artifactCollectionName"] == f"graft-{given['runName']}"
+        # what W&B has of a run is what the run recorded, although it was resumed
+        for run in offline:
+            shown = server.runs[run.id]
+            mine = {n: v for n, v in shown["summary"].items() if not n.startswith("_")}
+            recorded = told[run.id]["summary"]
+            assert mine == {n: v for n, v in recorded.items() if not n.startswith("_")}
+            config = {
+                n: v["value"] for n, v in json.loads(shown["config"]).items() if n != "_wandb"
+            }
+            assert config == {n: v for n, v in told[run.id]["config"].items() if n != "_wandb"}
+            assert len(shown["history"]) == rows[run.id]
+            assert shown["exitcode"] == 0
+            about = made[run.id]
+            assert (shown["displayName"], shown["host"]) == (about["display_name"], about["host"])
+            assert (shown["groupName"], shown["jobType"]) == (about["run_group"], about["job_type"])
+            assert shown["tags"] == about["tags"]
+            axes = [
+                {json.dumps(axis, sort_keys=True) for axis in known["m"]}
+                for name, given in server.operations
+                if name == "UpsertBucket" and given["name"] == run.id
+                for known in [json.loads(given["config"])["_wandb"]["value"]]
+            ]
+            assert len(axes) == (2 if run.graft is None else 4)  # begun and ended, each time
+            assert {len(axis) for axis in axes[1::2]} == {len(axes[1])}
         server.operations.clear()
         again = command("sync", str(moved), "--json", cwd=moved, program="grafts")
         assert again.returncode == 0, again.stderr
         assert {line["state"] for line in json.loads(again.stdout)} == {"sent before"}
         assert not server.operations
+        # as if it had been killed after the record: the graft alone is sent
+        offline[0].graft_mark.unlink()
+        server.files.clear()
+        more = command("sync", str(moved), "--json", cwd=moved, program="grafts")
+        assert more.returncode == 0, more.stderr
+        states = [line["state"] for line in json.loads(more.stdout)]
+        assert states == ["sent", "sent before", "sent before"]
+        graft = f"/artifact/graft-{offline[0].id}/graft.safetensors"
+        assert set(server.files) == {graft, "/manifest"}
+        # W&B does not know the run: said, not marked, and exit code 1
+        offline[0].graft_mark.unlink()
+        server.runs.clear()
+        unknown = command("sync", str(moved), "--json", cwd=moved, program="grafts")
+        assert unknown.returncode == 1, unknown.stdout
+        assert json.loads(unknown.stdout)[0]["state"] == "not sent"
+        assert not offline[0].graft_mark.exists()
+        assert "Traceback" not in unknown.stderr
+
+
+@pytest.mark.slow
+def test_a_private_key_in_a_record_stays_here(
+    moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record made by W&B itself that has an artifact of a file outside of the run, and its id."""
+    key = tmp_path / "id_rsa"
+    key.write_text("private")
+    ((_, runs),) = sync.plan(Store(moved))
+    shutil.rmtree(runs[0].record.parent)
+    code = (
+        "import sys, wandb\n"
+        "folder, id, key = sys.argv[1:]\n"
+        "with wandb.init(project='skillgraft', id=id, dir=folder, mode='offline') as run:\n"
+        "    artifact = wandb.Artifact('key', type='key')\n"
+        "    artifact.add_file(key, policy='immutable')\n"
+        "    run.log_artifact(artifact)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(runs[0].folder), runs[0].id, str(key)],
+        check=True, cwd=tmp_path, env={n: v for n, v in os.environ.items() if n != "WANDB_SERVICE"},
+    )  # fmt: skip
+    for link in [path for path in (runs[0].folder / "wandb").rglob("*") if path.is_symlink()]:
+        link.unlink()
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        done = command("sync", str(moved), "--json", cwd=moved, program="grafts")
+        assert done.returncode == 1
+        states = [line["state"] for line in json.loads(done.stdout)]
+        assert states == ["may name files that are not the run's: artifact", "sent", "sent"]
+        assert b"private" not in server.files.values()
+        assert runs[0].id not in server.runs
 
 
 def test_what_wandb_says_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

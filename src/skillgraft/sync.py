@@ -120,12 +120,14 @@ def check(run: Offline) -> Checked:
     (told,) = about
     target = (told.get("entity") or None, told.get("project") or None, told.get("host"))
     kept, wrong = home / "files", None
+    inside = kept.resolve()
     files: dict[Path, None] = {}
     for entry in entries:
         if entry["type"] == "files":
             for name in (file["path"] for file in entry["files"].get("files", ())):
                 file = kept / name
-                if file.resolve() != kept.resolve() / name:
+                here = file.resolve()  # `/` with an absolute name is that name alone
+                if here != inside / name or not here.is_relative_to(inside):
                     wrong = wrong or f"not a file of the run: {name}"
                 elif not file.is_file():
                     wrong = wrong or f"missing: {file}"
@@ -230,7 +232,8 @@ def send(runs: Mapping[Offline, Checked], entity: str | None, project: str | Non
             given = [word for name, value in options.items() if value for word in (name, value)]
             # its own program: W&B has no function for this that is public
             command = [sys.executable, "-m", "wandb", "sync", *given, scratch]
-            subprocess.run(command, check=False)
+            # W&B writes its logs into a folder `wandb`, if there is one here
+            subprocess.run(command, check=False, cwd=scratch)
     for run, found in runs.items():
         if run.record_sent and not run.graft_sent and run.graft is not None:
             try:
