@@ -619,6 +619,9 @@ def failed(tmp_path: Path, *arguments: str) -> str:
         ("sparsity=1.5", "sparsity=1.5: expected a value from 0 to 1"),
         ("task=custom", "task.template"),
         ("finetune=5", "Config group override must be a string"),
+        ("+embedded=calibration", "write embedded=calibration, without a plus"),
+        ("embedded=calibratoin", "Options: adamw, "),  # and not _base, which they share
+        ("sweep=mine", "no such file; give your folder: --config-dir FOLDER sweep=FILE"),
     ],
 )
 def test_errors_of_the_command(tmp_path: Path, argument: str, expected: str) -> None:

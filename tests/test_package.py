@@ -148,7 +148,7 @@ def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     assert str(purelib) in where
     assert str(ROOT) not in where
     composed = subprocess.run(
-        [program, "+embedded=movement", "--cfg", "job"], cwd=tmp_path, capture_output=True,
+        [program, "embedded=movement", "--cfg", "job"], cwd=tmp_path, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
     assert "match: learned" in composed.stdout

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
-from runs import command, composed
+from runs import TINY, command, composed
 
 from skillgraft import claims, cli, config, lease, store, sweep
 
@@ -51,12 +51,12 @@ def test_sweep_file(file: str) -> None:
     config.register()
     given = ["model.name=x", "model.path=x"] if "mlm" in file else []
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        whole = compose("run", [f"+{file}", *given], return_hydra_config=True)
+        whole = compose("run", [file, *given], return_hydra_config=True)
         params = OmegaConf.to_container(whole.hydra.sweeper.params, resolve=True)
         axes = {name: values(f"{name}={axis}") for name, axis in params.items()}
         for place in (0, -1):
             job = [f"{name}={options[place]}" for name, options in axes.items()]
-            cfg = compose("run", [f"+{file}", *given, *job])
+            cfg = compose("run", [file, *given, *job])
             config.check(cfg)
             config.expand(cfg, [config.CONF])
     for name, options in axes.items():
@@ -77,7 +77,7 @@ def test_sweep_file(file: str) -> None:
         assert axes["seed"] == ["13", "21", "42", "87", "100"]
     first, second = (config.SWEEPS / group / f"{name}.yaml").read_text().splitlines()[:2]
     assert first == "# @package _global_"
-    assert second.startswith(f"# skillgraft +{file}")
+    assert second.startswith(f"# skillgraft {file}")
 
 
 def test_gpt2_has_the_papers_constants() -> None:
@@ -88,9 +88,53 @@ def test_gpt2_has_the_papers_constants() -> None:
     config.check(cfg)
     assert (cfg.model.name, cfg.finetune.kind, cfg.claim.at) == ("gpt2", "autoregressive", 5e-4)
     assert cfg.model.graftable == cfg.model.blocks["autoregressive"]
-    one, roberta = cfg.finetune, composed("+paper=sparsity_curve").finetune
+    one, roberta = cfg.finetune, composed("paper=sparsity_curve").finetune
     assert (one.optimizer, one.lr, one.batch_size, one.steps) == ("sgd", 5e-3, 4, 1000)
     assert {**one, "kind": None} == {**roberta, "kind": None}
+
+
+MINE = """\
+# @package _global_
+# skillgraft --config-dir FOLDER {group}=mine
+defaults: [{base}]
+sparsity: 1e-2
+hydra:
+  sweeper:
+    params:
+      seed: 13,21
+"""
+
+
+def own_sweep(folder: Path, group: str, base: str) -> tuple[str, ...]:
+    """Write a user's own sweep file, and return the arguments that start it."""
+    (folder / group).mkdir(parents=True)
+    (folder / group / "mine.yaml").write_text(MINE.format(group=group, base=base))
+    return "--config-dir", str(folder), f"{group}=mine"
+
+
+def test_a_sweep_file_of_the_users_own(tmp_path: Path) -> None:
+    """It runs without -m, has its name in its record, and a value of the command line replaces an axis."""
+    arguments = own_sweep(tmp_path / "own", "sweep", "/embedded/_base@_here_")
+    done = command(*arguments, *TINY, "graft=random", "seed=13", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs" / "sweeps").iterdir()
+    assert folder.name.startswith("sweep-mine-")
+    record = store.read_json(folder / "record.json")
+    assert record["axes"] == {"seed": "13,21"}
+    assert ["seed13" in name for name in record["runs"]] == [True]
+
+
+@pytest.mark.parametrize("group", ["paper", "embedded", "beyond"])
+def test_a_sweep_file_of_the_users_own_in_a_group_of_ours(tmp_path: Path, group: str) -> None:
+    """It stands beside ours, and may start from what these share."""
+    base = "/embedded/_base@_here_" if group == "beyond" else "_base"
+    arguments = own_sweep(tmp_path / "own", group, base)
+    shown = command(*arguments, "--cfg", "hydra", "--package", "hydra.sweeper.params", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert OmegaConf.create(shown.stdout) == {"seed": "13,21"}
+    ours = FILES[[name.startswith(group) for name in FILES].index(True)]
+    shown = command(*arguments[:2], ours, "model.path=x", "--cfg", "job", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +142,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A sweep of two seeds whose last job fails, and what it printed."""
     folder = tmp_path_factory.mktemp("sweep")
     done = command(
-        "+embedded=calibration", "seed=13,21", "task=toy_film", "sparsity=1e-2,2", *QUICK, cwd=folder
+        "embedded=calibration", "seed=13,21", "task=toy_film", "sparsity=1e-2,2", *QUICK, cwd=folder
     )  # fmt: skip
     assert done.returncode == 1
     assert "sparsity=2.0: expected a value from 0 to 1" in done.stderr
@@ -173,7 +217,7 @@ def test_compare_gives_intervals_over_examples(swept: tuple[Path, str]) -> None:
 def test_the_same_sweep_again_has_the_same_record(swept: tuple[Path, str]) -> None:
     root, _ = swept
     again = command(
-        "+embedded=calibration", "seed=13,21", "task=toy_film", "sparsity=1e-2,2", *QUICK,
+        "embedded=calibration", "seed=13,21", "task=toy_film", "sparsity=1e-2,2", *QUICK,
         "force=false", cwd=root.parent,
     )  # fmt: skip
     assert len(list((root / "sweeps").iterdir())) == 1

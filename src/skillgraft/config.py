@@ -424,13 +424,23 @@ def explain(error: BaseException) -> str:
             key = cause.full_key
             if key in known:
                 return f"{where}{key}: every key needs its value; it cannot be removed"
+            if key == "sweep":  # an optional group of conf/run.yaml that only users have files in
+                return "sweep: no such file; give your folder: --config-dir FOLDER sweep=FILE"
             return f"{where}no key '{key}' in the configuration.{nearest(key, known)}"
         return f"{where}{cause.full_key}: {first}"
     asked = str(getattr(error, "missing_cfg_file", "")).rsplit("/", 1)[-1]
     if line := launch.missing(asked):
         return line
-    if options := getattr(error, "options", None):
-        return f"{first}. Options: {', '.join(options)}.{nearest(asked, list(options))}"
+    if options := [name for name in getattr(error, "options", None) or () if name[0] != "_"]:
+        # the names that begin with _ are what the files of a folder share
+        first = first.partition(". Options:")[0]
+        return f"{first}. Options: {', '.join(options)}.{nearest(asked, options)}"
+    if match := re.match(r"Multiple values for (\S+)\. .*'override \S+: (\S+)'", first):
+        group, option = match.groups()
+        return (
+            f"{group} has its place already: write {group}={option}, without a plus "
+            f"(in a file's defaults: override /{group}: {option})"
+        )
     if match := re.search(r"Could not override '([^']+)'", str(error)):
         return f"{first}.{nearest(match[1], [name for name, _ in keys()])}"
     return first

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from skillgraft.verdict import Outcome, Statement
 
 log = logging.getLogger(__name__)
-GROUPS = ("paper", "embedded", "beyond")  # of multirun_sweeps/
+GROUPS = ("paper", "embedded", "beyond", "sweep")  # of sweep files: conf/run.yaml
 SILENT = ("store=", "force=", "logger", "hydra")  # overrides that do not make it another sweep
 MANY = 50  # jobs, from which on a start takes long enough to be told of
 PLAN, ENDED = "plan.json", "ended.txt"  # in the folder of a sweep's jobs
