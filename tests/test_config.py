@@ -24,7 +24,8 @@ from skillgraft.errors import InputError
 
 LAUNCHERS = config.CONF / "hydra" / "launcher"  # for sweeps alone: tests/test_launch.py
 FILES = sorted(file for file in config.CONF.rglob("*.yaml") if file.parent != LAUNCHERS)
-TASKS = sorted(file.stem for file in (config.CONF / "task").glob("*.yaml"))
+TASKS = sorted(file.stem for file in (config.CONF / "task").glob("[!_]*.yaml"))
+BASES = sorted(file.stem for file in (config.CONF / "task").glob("_*.yaml"))  # what tasks share
 KEYS = [name for name, _ in keys()]
 LEAVES = [name for name in KEYS if not any(other.startswith(f"{name}.") for other in KEYS)]
 
@@ -109,8 +110,9 @@ def test_unknown_options(override: str, nearest: str) -> None:
     group, option = override.split("=")
     assert f"{group}/{option}" in line
     assert f"Did you mean '{nearest}'?" in line
-    options = (file.stem for file in (config.CONF / group).glob("*.yaml"))
+    options = (file.stem for file in (config.CONF / group).glob("[!_]*.yaml"))
     assert all(option in line for option in options)
+    assert not any(base in line for base in BASES)
 
 
 def test_a_name_like_none_suggests_nothing() -> None:
@@ -261,6 +263,9 @@ def test_every_task_passes(task: str) -> None:
     config.expand(cfg, [config.CONF])
     assert list(cfg.ood) == list(cfg.task.ood)
     assert cfg.task.name == task
+    read = config.task_file(task, "task.ood", [config.CONF])  # as a task that another names
+    read.ood = cfg.task.ood
+    assert config.plain(read) == config.plain(cfg.task)
 
 
 NEEDED = {  # what an option leaves to the user
@@ -369,12 +374,19 @@ def test_the_table_is_complete() -> None:
     assert {task for task in TASKS if not task.startswith("toy_")} == {*TABLE, "custom"}
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "custom"])
+@pytest.mark.parametrize("task", [task for task in (*TASKS, *BASES) if task != "custom"])
 def test_words_are_quoted(task: str) -> None:
     """In the file itself, before any schema turns a Yes into a 'True'."""
     told = yaml.safe_load((config.CONF / "task" / f"{task}.yaml").read_text())
-    assert all(isinstance(word, str) for word in told["verbalizer"].values())
-    assert all(isinstance(label, str) for label in told["labels"])
+    assert all(isinstance(word, str) for word in told.get("verbalizer", {}).values())
+    assert all(isinstance(label, str) for label in told.get("labels", []))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_bases_are_shared(base: str) -> None:
+    """A base that fewer than two tasks stand on would be no base."""
+    users = [task for task in TASKS if base in dict(config.task_parts(task, [config.CONF]))]
+    assert len(users) > 1
 
 
 @pytest.mark.parametrize("file", FILES, ids=[f"{f.parent.name}/{f.stem}" for f in FILES])
@@ -391,6 +403,9 @@ def test_the_first_line_is_a_command_that_composes(file: Path) -> None:
         named = [told.get(key) for key in ("name", "kind", "selector", "mode")]
         named = [getattr(value, "value", value) for value in named]
         ood = list(told.get("ood") or [])
+        if file.stem in BASES:
+            assert file.stem in dict(config.task_parts(told.name, [config.CONF]))
+            return
         by_option = f"{file.parent.name}={file.stem}" in overrides
         assert by_option or name in named or name in ood
 
@@ -675,6 +690,50 @@ def test_faults_in_the_users_file(own: Path, line: str, instead: str, expected: 
     assert "other" in told
 
 
+def own_task(folder: Path, name: str, text: str) -> Path:
+    """Write a task file of a user's, and return its configuration folder."""
+    (folder / "task").mkdir(exist_ok=True)
+    (folder / "task" / f"{name}.yaml").write_text(text)
+    return folder
+
+
+MINE = "defaults: [toy_film, {base}]\nname: mine\nmax_length: 32\n"
+
+
+@pytest.mark.parametrize("base", ["_self_", "mine_words"])
+def test_a_task_of_the_users_that_stands_on_another(tmp_path: Path, base: str) -> None:
+    """As an OOD set and in a mixture it is what Hydra composes."""
+    own_task(tmp_path, "mine_words", "verbalizer: {positive: nice}\nmax_length: 99\n")
+    own_task(tmp_path, "mine", MINE.format(base=base))
+    shown = command("--config-dir", str(tmp_path), "task=mine", "--cfg", "job", cwd=tmp_path)
+    hydras = OmegaConf.create(yaml.safe_load(shown.stdout)["task"])
+    cfg = composed("task.ood=[mine]")
+    config.expand(cfg, [config.CONF, tmp_path])
+    found = config.plain(cfg.ood["mine"])
+    assert found == config.plain(hydras) | {"ood": []}
+    assert found["max_length"] == 32
+    assert found["verbalizer"]["positive"] == ("great" if base == "_self_" else "nice")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("defaults: [toy_flim]", "mine.yaml: defaults: no task 'toy_flim'"),
+        ("defaults: [mine]", "mine.yaml: defaults: a circle 'mine'"),
+        ("defaults: [/model/tiny]", "/model/tiny: a task that is named in task.ood"),
+        ("defaults: [{override /model: tiny}]", "only have names of files of its own folder"),
+        ("[a, b]", "mine.yaml: expected keys with values"),
+        ("metrik: f1", "metrik"),
+    ],
+)
+def test_a_file_that_cannot_be_an_ood_task(tmp_path: Path, text: str, expected: str) -> None:
+    own_task(tmp_path, "mine", text)
+    with pytest.raises(InputError) as error:
+        config.expand(composed("task.ood=[mine]"), [config.CONF, tmp_path])
+    assert expected in str(error.value)
+    assert "mine.yaml: " in str(error.value)
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     assert "nowhere" in failed(tmp_path, "--config-dir", "nowhere")
 
@@ -704,7 +763,7 @@ def test_shown_configuration_is_the_composed_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("skillgraft task=", {f"task={task}" for task in TASKS}),
+        ("skillgraft task=", {f"task={task}" for task in (*TASKS, *BASES)}),
         ("skillgraft seed=1 finet", {"finetune.", "finetune="}),
     ],
 )

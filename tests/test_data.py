@@ -606,11 +606,7 @@ def test_ood_labels_are_mapped_by_name(tmp_path: Path, labels, names: Sequence[s
 def test_ood_in_another_order_of_labels(tmp_path: Path) -> None:
     """The other task's integers are its own; ours are found by name."""
     folder(tmp_path)
-    reverse = config.CONF / "task" / "sst2.yaml"
-    text = reverse.read_text().replace(
-        "labels: [negative, positive]", "labels: [positive, negative]"
-    )
-    text = text.replace("name: sst2", "name: reversed")
+    text = "defaults: [sst2, _self_]\nname: reversed\nlabels: [positive, negative]\n"
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "reversed.yaml").write_text(text)
     folder(tmp_path, "reversed", test=rows(4, "other", (0, 1)))

@@ -90,6 +90,16 @@ def test_file_that_comes_into_a_data_folder(made: Made, tmp_path: Path) -> None:
     assert made(*own) != folder
 
 
+def test_files_that_an_ood_task_stands_on() -> None:
+    """A base that changes, or that comes into a folder, makes the answer another."""
+    cfg, folders = composed("task.ood=[toy_book_long]"), [config.CONF, Path("own")]
+    config.expand(cfg, folders)
+    places = set(known.places_of(cfg, folders))
+    for name in ("toy_book_long", "toy_book", "_toy_sentiment", "_toy"):
+        assert {folder / "task" / f"{name}.yaml" for folder in folders} <= places
+    assert set(known.places_of(cfg, [])) < places  # of a run that is made again
+
+
 def test_another_run_to_match(made: Made, tmp_path: Path) -> None:
     matching = ("graft=movement", "graft.match=random")
     random, folder = made(), made(*matching)

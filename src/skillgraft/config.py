@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import resources
@@ -595,17 +595,52 @@ def expand(cfg: RunConfig, folders: list[Path]) -> None:
 
 def task_file(name: str, key: str, folders: list[Path]) -> TaskConfig:
     """Return the task of a configuration file of the group `task`, without its own OOD sets."""
-    files = [folder / "task" / f"{name}.yaml" for folder in folders]
-    found = next((file for file in files if file.is_file()), None)
+    found = in_group(name, folders)
     if found is None:
-        known = sorted({f.stem for folder in folders for f in (folder / "task").glob("*.yaml")})
-        raise InputError(f"{key}: no task '{name}'.{nearest(name, known)}")
+        known = {f.stem for folder in folders for f in (folder / "task").glob("[!_]*.yaml")}
+        raise InputError(f"{key}: no task '{name}'.{nearest(name, sorted(known))}")
     try:
-        task = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(found))
+        parts = [content for _, content in task_parts(name, folders)]
+        task = OmegaConf.merge(OmegaConf.structured(TaskConfig), *parts)
     except OmegaConfBaseException as error:
         raise InputError(f"{found}: {explain(error)}") from error
     task.ood = []
     return cast(TaskConfig, task)
+
+
+def in_group(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the file of a task: as Hydra searches, that of the first folder which has it."""
+    files = (folder / "task" / f"{name}.yaml" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def task_parts(
+    name: str, folders: Sequence[Path], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, DictConfig]]:
+    """Yield the names and contents of a task's file and its bases, in the order in which they are merged.
+
+    Hydra composes the task of a run, but only that one. Of a defaults list this knows what a task
+    needs: names of files of the group `task`, and `_self_`, last where it is not named. Raises
+    InputError for anything else.
+    """
+    file = in_group(name, folders)
+    if file is None or name in above:
+        user = in_group(above[-1], folders) if above else "task"
+        raise InputError(f"{user}: defaults: {'a circle' if file else 'no task'} '{name}'")
+    content = OmegaConf.load(file)
+    if not isinstance(content, DictConfig):
+        raise InputError(f"{file}: expected keys with values")
+    bases = content.pop("defaults", None) or []
+    for base in bases if "_self_" in bases else [*bases, "_self_"]:
+        if base == "_self_":
+            yield name, content
+        elif isinstance(base, str) and re.fullmatch(r"[\w.+-]+", base):
+            yield from task_parts(base, folders, (*above, name))
+        else:
+            raise InputError(
+                f"{file}: defaults: {base}: a task that is named in task.ood or finetune.tasks may "
+                "only have names of files of its own folder there, and _self_"
+            )
 
 
 def plain(cfg: Any) -> dict[str, Any]:

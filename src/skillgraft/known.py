@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from skillgraft import checkpoint, config, index
 from skillgraft.config import UNSIZED, RunConfig, Selector, Source, TaskConfig
 from skillgraft.data import TaskData, local_folder
+from skillgraft.errors import InputError
 from skillgraft.store import Identity, Store, is_whole, matched_size, write_json
 
 
@@ -120,7 +121,12 @@ def remember(
 def places_of(cfg: RunConfig, folders: Sequence[Path]) -> Iterator[Path | None]:
     """Yield every file and folder that a run is named from; None for what is on the hub."""
     for name in (*cfg.ood, *cfg.others):
-        yield from (folder / "task" / f"{name}.yaml" for folder in folders)
+        try:
+            parts = [part for part, _ in config.task_parts(name, folders)]
+        except InputError:  # stored with a run that is made again: there may be no file
+            parts = [name]
+        for part in parts:
+            yield from (folder / "task" / f"{part}.yaml" for folder in folders)
     tasks: list[TaskConfig] = [cfg.task, *cfg.ood.values(), *cfg.others.values()]
     for task in tasks:
         if task.source is Source.files:
