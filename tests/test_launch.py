@@ -22,10 +22,15 @@ from runs import FEW, TINY, command, composed, results
 from skillgraft import config, launch, state, stop, store, sweep
 from skillgraft.finetune import make_trainer
 
+# Our presets, each with the plugin's launcher that it stands on.
+PRESETS = {
+    "cores": "joblib", "slurm": "submitit_slurm", "slurm_local": "submitit_local",
+    "ray_cluster": "ray",
+}  # fmt: skip
 INSTALLED = [
     name
-    for name in launch.EXTRAS
-    if importlib.util.find_spec(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
+    for name, plugin in PRESETS.items()
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{plugin.partition('_')[0]}_launcher")
 ]
 
 
@@ -38,37 +43,46 @@ def preset(*overrides: str) -> DictConfig:
 
 def test_every_launcher_has_its_preset() -> None:
     files = (config.CONF / "hydra" / "launcher").glob("*.yaml")
-    assert {file.stem for file in files} == set(launch.EXTRAS)
+    assert {file.stem for file in files} == set(PRESETS)
+    assert set(PRESETS.values()) == set(launch.EXTRAS)
+    assert not set(PRESETS) & set(
+        launch.EXTRAS
+    )  # Hydra would match a file of a plugin's name to it
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_preset_stands_on_the_plugin(name: str) -> None:
     """Its types and other values are the plugin's, and Hydra warns of nothing."""
     launcher = preset(f"hydra/launcher={name}", "threads=3").hydra.launcher
+    plain = preset(f"hydra/launcher={PRESETS[name]}", "threads=3").hydra.launcher
+    assert launcher["_target_"] == plain["_target_"]
     assert launcher["_target_"].startswith("hydra_plugins.")
-    if name == "joblib":
-        assert launcher.n_jobs == launch.jobs(3)
+    first = (config.CONF / "hydra" / "launcher" / f"{name}.yaml").read_text().splitlines()[0]
+    assert first.startswith(f"# skillgraft -m hydra/launcher={name} ")
+    if name == "cores":
+        assert (launcher.n_jobs, plain.n_jobs) == (launch.jobs(3), -1)
         assert launcher.pre_dispatch == "2*n_jobs"
-    elif name == "ray":
+    elif name == "ray_cluster":
         assert launcher.ray.remote == {"num_cpus": 3, "num_gpus": None}
     else:
-        assert launcher.cpus_per_task == 3
+        assert (launcher.cpus_per_task, plain.cpus_per_task) == (3, None)
         assert launcher.gpus_per_node is None
         assert launcher.submitit_folder.endswith("/.submitit/%j")
 
 
 def test_a_plugin_that_is_not_installed(tmp_path: Path) -> None:
-    """The one line says which extra to install."""
-    assert launch.missing("submitit_slurm_plugin") == (
+    """The one line says which extra to install, whether our preset was asked for or the plugin's own."""
+    assert launch.missing("hydra/launcher/submitit_slurm") == (
         'hydra/launcher=submitit_slurm is not installed: pip install "skillgraft[slurm]"'
     )
-    assert launch.missing("submitit_slurm") is None
-    assert launch.missing("roberta_plugin") is None
-    if "ray" not in INSTALLED:
-        done = command("-m", "hydra/launcher=ray", "seed=1,2", cwd=tmp_path)
-        assert done.returncode == 1
-        assert done.stderr.strip().endswith('not installed: pip install "skillgraft[ray]"')
-        assert len(done.stderr.strip().splitlines()) == 1
+    assert launch.missing("hydra/launcher/slrum") is None
+    assert launch.missing("task/ray") is None
+    if "ray_cluster" not in INSTALLED:
+        for name in ("ray_cluster", "ray"):
+            done = command("-m", f"hydra/launcher={name}", "seed=1,2", cwd=tmp_path)
+            assert done.returncode == 1
+            assert done.stderr.strip().endswith('not installed: pip install "skillgraft[ray]"')
+            assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -171,7 +185,7 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
     monkeypatch.setattr(launch, "cores", lambda: 4)
     monkeypatch.setattr(sweep, "begun", [])
     cfg = preset(
-        "hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}", "threads=2", f"store={tmp_path}"
+        "hydra/launcher=cores", f"hydra.launcher.n_jobs={n_jobs}", "threads=2", f"store={tmp_path}"
     )
     with caplog.at_level(logging.WARNING):
         sweep.Record().on_multirun_start(cfg)
@@ -180,11 +194,11 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
     assert len(sweep.begun) == 1
 
 
-@pytest.mark.skipif("joblib" not in INSTALLED, reason="joblib's launcher is not installed")
+@pytest.mark.skipif("cores" not in INSTALLED, reason="joblib's launcher is not installed")
 def test_a_job_waits_for_the_one_that_it_builds_on(tmp_path: Path) -> None:
     """Both start at once, and the second wants the size of the region that the first comes to."""
     done = command(
-        "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "graft=learned,movement",
+        "-m", "hydra/launcher=cores", "hydra.launcher.n_jobs=2", "graft=learned,movement",
         "graft.match=learned", *TINY, *FEW, "graft.steps=40", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -245,8 +259,9 @@ def test_a_job_that_is_queued_again_counts_once(
 
 @pytest.mark.slow
 def test_the_same_bits_under_any_launcher(tmp_path: Path) -> None:
-    """The installed command, in processes of the launchers' own."""
-    launchers = ["basic", *(n for n in ("joblib", "submitit_local") if n in INSTALLED)]
+    """The installed command, in processes of the launchers' own: our presets and a plugin's plain values."""
+    launchers = ["basic", *(n for n in ("cores", "slurm_local") if n in INSTALLED)]
+    launchers += [PRESETS[name] for name in launchers if name == "cores"]
     made = {}
     for name in launchers:
         done = command(

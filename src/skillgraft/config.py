@@ -363,7 +363,6 @@ def register() -> None:
     OmegaConf.register_new_resolver("skillgraft.jobs", launch.jobs, replace=True)
     OmegaConf.register_new_resolver("skillgraft.gpus", launch.gpus, replace=True)
     OmegaConf.register_new_resolver("skillgraft.cpus", launch.cpus, replace=True)
-    launch.set_aside()
 
 
 def limits(entry: dataclasses.Field) -> str:
@@ -428,8 +427,9 @@ def explain(error: BaseException) -> str:
                 return "sweep: no such file; give your folder: --config-dir FOLDER sweep=FILE"
             return f"{where}no key '{key}' in the configuration.{nearest(key, known)}"
         return f"{where}{cause.full_key}: {first}"
-    asked = str(getattr(error, "missing_cfg_file", "")).rsplit("/", 1)[-1]
-    if line := launch.missing(asked):
+    place = str(getattr(error, "missing_cfg_file", ""))
+    asked = place.rsplit("/", 1)[-1]
+    if line := launch.missing(place):
         return line
     if options := [name for name in getattr(error, "options", None) or () if name[0] != "_"]:
         # the names that begin with _ are what the files of a folder share

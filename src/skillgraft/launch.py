@@ -10,46 +10,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from hydra.core.config_store import ConfigStore
 
 log = logging.getLogger(__name__)
-# The launchers that a plugin brings, and the extra that installs it.
+# The launchers that plugins bring, each with the extra that installs it. Our presets stand on them.
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-PLUGIN = "_plugin"
+GROUP = "hydra/launcher"
 lent: list[int] = []  # the GPUs that this process's job has, while it has some
 
 
-class Launchers(dict[str, Any]):
-    """Hydra's stored launchers; the plugins' own are named NAME_plugin, so that presets can have NAME.
-
-    A preset has the plugin's in its defaults: the types, and the values that it leaves alone. Of one
-    name, Hydra would match the two by itself, which it deprecates. The renaming is done by the
-    dictionary because every worker process of a launcher looks for the plugins anew.
-    """
-
-    def __setitem__(self, file: str, node: Any) -> None:
-        """Store a configuration under its file name."""
-        name = file.removesuffix(".yaml")
-        super().__setitem__(f"{name}{PLUGIN}.yaml" if name in EXTRAS else file, node)
-
-
-def set_aside() -> None:
-    """Let our presets of launchers have the plugins' names, whether these have been found yet or not."""
-    groups = ConfigStore.instance().repo.setdefault("hydra", {})
-    launchers = Launchers()
-    for file, node in groups.get("launcher", {}).items():
-        launchers[file] = node
-    groups["launcher"] = launchers
-
-
-def missing(option: str) -> str | None:
-    """Return what to do where a configuration that is not found is a launcher plugin's, else None."""
-    name = option.removesuffix(PLUGIN)
-    if name not in EXTRAS or name == option:
+def missing(place: str) -> str | None:
+    """Return what to do where a file that is not found, hydra/launcher/NAME, is a plugin's; else None."""
+    group, _, name = place.rpartition("/")
+    if group != GROUP or name not in EXTRAS:
         return None
-    return f'hydra/launcher={name} is not installed: pip install "skillgraft[{EXTRAS[name]}]"'
+    return f'{GROUP}={name} is not installed: pip install "skillgraft[{EXTRAS[name]}]"'
 
 
 def cores() -> int:

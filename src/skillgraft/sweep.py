@@ -11,13 +11,12 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from itertools import chain
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -105,10 +104,22 @@ def telling(overrides: Sequence[str]) -> list[str]:
 
 
 def planned(axes: Mapping[str, str], overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of every job of a sweep, in the jobs' order: the product of its axes."""
+    """Return the overrides of every job of a sweep, in the jobs' order: the product of its axes.
+
+    As Hydra's basic sweeper makes them, which has no public way to ask: an override of a key takes
+    the place of an earlier one.
+    """
     given = [f"{name}={values}" for name, values in axes.items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *overrides])
-    return list(chain.from_iterable(BasicSweeper.split_arguments(parsed, max_batch_size=None)))
+    choices = {}
+    for override in OverridesParser.create().parse_overrides([*given, *overrides]):
+        key = override.get_key_element()
+        values: Iterable[Any] = (
+            override.sweep_string_iterator()
+            if override.is_sweep_override()
+            else [override.get_value_element_as_str()]
+        )
+        choices[key] = [f"{key}={value}" for value in values]
+    return [list(job) for job in product(*choices.values())]
 
 
 def progress(job: Path) -> None:

@@ -63,7 +63,7 @@ def under(environment: dict[str, str], folder: Path, *arguments: str) -> subproc
 def test_the_same_bits_under_slurm(
     tmp_path: Path, cluster: dict[str, str], basic: dict[str, dict[str, bytes]]
 ) -> None:
-    sweep = under(cluster, tmp_path, *SWEEP, "hydra/launcher=submitit_slurm")
+    sweep = under(cluster, tmp_path, *SWEEP, "hydra/launcher=slurm")
     printed, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, printed
     assert len(basic) == 2
@@ -75,7 +75,7 @@ def test_a_job_that_is_cancelled_is_made_by_the_same_command(
     tmp_path: Path, cluster: dict[str, str]
 ) -> None:
     """The other job ends whole, the command fails, and its second call goes on from the checkpoint."""
-    arguments, root = (*LASTING, "hydra/launcher=submitit_slurm"), tmp_path / "runs"
+    arguments, root = (*LASTING, "hydra/launcher=slurm"), tmp_path / "runs"
     sweep = under(cluster, tmp_path, *arguments)
     slurm.wait_for(lambda: len(list(root.rglob("resume.safetensors"))) == 2, 200)
     array = slurm.ask(cluster, "squeue", "--noheader", "--format=%F").split()[0]
@@ -95,7 +95,7 @@ def test_a_job_that_is_cancelled_is_made_by_the_same_command(
 
 @needs_ray
 def test_the_same_bits_under_ray(tmp_path: Path, basic: dict[str, dict[str, bytes]]) -> None:
-    sweep = under(dict(os.environ), tmp_path, *SWEEP, "hydra/launcher=ray")
+    sweep = under(dict(os.environ), tmp_path, *SWEEP, "hydra/launcher=ray_cluster")
     printed, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, printed
     assert whole(tmp_path / "runs") == basic
@@ -105,7 +105,9 @@ def test_the_same_bits_under_ray(tmp_path: Path, basic: dict[str, dict[str, byte
 def test_a_job_under_ray_leaves_its_cores_to_the_one_that_it_waits_for(tmp_path: Path) -> None:
     """ray starts jobs in no fixed order: those that want a learned region's size may come first."""
     selectors = ("-m", "seed=13,21", "graft=learned,movement", "graft.match=learned", *TINY, *FEW)
-    sweep = under(dict(os.environ), tmp_path, *selectors, "graft.steps=20", "hydra/launcher=ray")
+    sweep = under(
+        dict(os.environ), tmp_path, *selectors, "graft.steps=20", "hydra/launcher=ray_cluster"
+    )
     printed, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, printed
     assert len(whole(tmp_path / "runs")) == 4
