@@ -734,6 +734,57 @@ def test_a_file_that_cannot_be_an_ood_task(tmp_path: Path, text: str, expected: 
     assert "mine.yaml: " in str(error.value)
 
 
+LOCAL = """\
+# @package _global_
+store: {folder}/kept
+data_dir: {folder}/data
+logger: {{entity: us}}
+hydra: {{run: {{dir: "${{store}}/.jobs/mine"}}}}
+"""
+
+
+def local(folder: Path, text: str) -> Path:
+    """Write local/default.yaml in a configuration folder, and return this."""
+    (folder / "local").mkdir(parents=True)
+    (folder / "local" / "default.yaml").write_text(text)
+    return folder
+
+
+def test_paths_of_a_machine(tmp_path: Path) -> None:
+    """They are found in the user's folder, the command line is before them, and no id knows of them."""
+    text = LOCAL.format(folder=tmp_path)
+    own = local(tmp_path / "own", text)
+    overrides = ("store=given", "embedded=calibration")
+    shown = command("--config-dir", str(own), *overrides, "--cfg", "job", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(shown.stdout))
+    assert (cfg.store, cfg.data_dir) == ("given", f"{tmp_path}/data")
+    assert (cfg.logger.entity, cfg.logger.mode) == ("us", config.Mode.offline)
+    assert config.identity(cfg) == config.identity(composed("embedded=calibration"))
+    config.check_local([config.CONF, own])
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("seed: 7", "seed"),
+        ("trainer: {progress: true, accelerator: gpu}", "trainer.accelerator"),
+        ("hydra: {sweeper: {params: {seed: 1}}}", "hydra.sweeper.params.seed"),
+        ("defaults: [{override /hydra/launcher: cores}, {override /trainer: gpu}]", "/trainer"),
+    ],
+)
+def test_a_machine_cannot_make_another_run(tmp_path: Path, text: str, key: str) -> None:
+    line = refused(folders=(config.CONF, local(tmp_path, text)))
+    assert f"{key}: only a machine's paths may stand there (store, data_dir" in line
+    assert "local/default.yaml" in line
+
+
+def test_git_keeps_out_the_paths_of_a_machine() -> None:
+    top = config.CONF.parent
+    done = subprocess.run(["git", "check-ignore", "conf/local/default.yaml"], cwd=top, check=False)
+    assert done.returncode == 0
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     assert "nowhere" in failed(tmp_path, "--config-dir", "nowhere")
 

@@ -140,6 +140,12 @@ READ: dict[Selector, tuple[str, ...]] = {
 }
 TRAINED = (Selector.learned, Selector.stitch_l1)  # a size to start from; they find their own
 UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
+# What local/default.yaml may have: where things are on a machine, and nothing of what is computed.
+MACHINE = (
+    "store", "data_dir", "model.path", "trainer.progress", "logger",
+    "hydra.run", "hydra.sweep", "hydra.launcher",
+)  # fmt: skip
+MACHINE_GROUPS = ("override /logger", "override /hydra/launcher")
 OPTIONAL = ("score_every", "score_rows", "patience", "per_example", "rounds")  # may be null
 
 
@@ -580,6 +586,7 @@ def verbalizer(task: TaskConfig) -> dict[str, str]:
 
 def expand(cfg: RunConfig, folders: list[Path]) -> None:
     """Fill `cfg.ood` and `cfg.others` with the task files that are named, found as Hydra finds groups."""
+    check_local(folders)
     for node in (cfg.ood, cfg.others):
         OmegaConf.set_struct(cast(DictConfig, node), False)  # Hydra locks the configuration
     if cfg.finetune.tasks:
@@ -591,6 +598,37 @@ def expand(cfg: RunConfig, folders: list[Path]) -> None:
     ):
         cfg.others[name] = task_file(name, "finetune.tasks", folders)
         cfg.others[name].test_rows = cfg.task.test_rows
+
+
+def check_local(folders: Sequence[Path]) -> None:
+    """Raise InputError where local/default.yaml has more than a machine's paths: it would rename runs."""
+    files = (folder / "local" / "default.yaml" for folder in folders)
+    if (file := next((file for file in files if file.is_file()), None)) is None:
+        return
+    content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
+    chosen = [
+        next(iter(base)) if isinstance(base, dict) else base
+        for base in content.pop("defaults", None) or []
+    ]
+    found = [base for base in chosen if base not in ("_self_", *MACHINE_GROUPS)]
+    found += [
+        key
+        for key in dotted(content)
+        if not any(key == name or key.startswith(f"{name}.") for name in MACHINE)
+    ]
+    for key in found:
+        raise InputError(
+            f"{file}: {key}: only a machine's paths may stand there ({', '.join(MACHINE)})"
+        )
+
+
+def dotted(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values of a nested mapping."""
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def task_file(name: str, key: str, folders: list[Path]) -> TaskConfig:
