@@ -22,7 +22,12 @@ OVER_SIZE = (
     "graft/test/score",
     "graft/test/ece",
 )  # curves of a point a run, over the region's size
-QUIET = {"silent": True, "console": "off", "disable_git": True, "disable_code": True}
+QUIET: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+}
 SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
 
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 # A resumed run writes its own copies of these files, and they would replace those of the run:
 # config.yaml, wandb-summary.json, requirements.txt, the machine's metadata and its use.
-ONLY_ARTIFACTS = {"x_primary": False, "x_disable_meta": True, "x_disable_stats": True}
+ONLY_ARTIFACTS: dict[str, Any] = {
+    "x_primary": False,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+}
 # Records of an offline run that name no file, as `wandb leet inspect --json` calls them. The other
 # kinds (artifact, tbrecord, use_artifact …) can make `wandb sync` read any file of this machine.
 HARMLESS = (
