@@ -24,7 +24,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="module")
 def undrawn() -> Iterator[None]:
     """Leave figures empty: drawing them is half of a small run."""
-    from skillgraft import figure
+    from skillgraft.analysis import plots
 
     def save(drawing: object, path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
@@ -32,7 +32,7 @@ def undrawn() -> Iterator[None]:
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure, "save", save)
-        patch.setattr(figure, "reliability_diagram", lambda *_: None)
-        patch.setattr(figure, "heat_map", lambda *_: None)
+        patch.setattr(plots, "save", save)
+        patch.setattr(plots, "reliability_diagram", lambda *_: None)
+        patch.setattr(plots, "heat_map", lambda *_: None)
         yield

@@ -13,9 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
 
-from skillgraft import config
-from skillgraft.config import RunConfig
-from skillgraft.errors import InputError
+from skillgraft.config import packages
+from skillgraft.config.compose import register
+from skillgraft.config.schema import RunConfig
+from skillgraft.runtime.errors import InputError
 
 # A run of a few seconds: the embedded model, few steps, little data.
 SMALL = (
@@ -44,16 +45,16 @@ SIZED = tuple(o for o in SMALL if not o.startswith("graft."))  # for selectors w
 
 def composed(*overrides: str) -> RunConfig:
     """Return the configuration that the command line would compose."""
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    register()
+    with initialize_config_dir(str(packages.CONF), version_base="1.3"):
         return cast(RunConfig, compose("run", overrides=list(overrides)))
 
 
 def make(store: Path, *overrides: str) -> Path:
     """Make a run in this process and return its folder."""
-    from skillgraft.run import run
+    from skillgraft.experiments.run import run
 
-    return run(composed(f"store={store}", *overrides), [config.CONF])
+    return run(composed(f"store={store}", *overrides), [packages.CONF])
 
 
 def refused(store: Path, words: Sequence[str], *overrides: str) -> None:
@@ -87,7 +88,7 @@ def command(*arguments: str, cwd: Path, program: str = "skillgraft") -> subproce
 
 def grafts(*arguments: str) -> tuple[int, str]:
     """Call a command of `grafts` in this process; return its exit code and all that it printed."""
-    from skillgraft.grafts import app
+    from skillgraft.cli.grafts import app
 
     done = CliRunner().invoke(app, [*arguments])
     return done.exit_code, done.output

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skillgraft.run import Making
+    from skillgraft.experiments.making import Making
 
 SELECTORS = ("learned", "movement", "random", "magnitude")
 TASKS = [f"toy_{n}" for n in range(10)]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from skillgraft import bars
+from skillgraft.runtime import progress
 
 
 @pytest.mark.parametrize(
@@ -33,23 +33,23 @@ def test_bars_are_drawn_on_a_terminal_alone(
         monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
         settings = SimpleNamespace(launcher=SimpleNamespace(_target_=launcher))
         monkeypatch.setattr(HydraConfig, "get", lambda: settings)
-    assert bars.shown(asked) is expected
+    assert progress.shown(asked) is expected
 
 
 def test_bars_that_are_unwanted_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setenv("CI", "")
-    assert bars.shown()
-    monkeypatch.setattr(bars, "unwanted", [True])
-    assert not bars.shown()
+    assert progress.shown()
+    monkeypatch.setattr(progress, "unwanted", [True])
+    assert not progress.shown()
 
 
 def test_a_bar_says_what_it_is_of_and_gives_all_items(capsys: pytest.CaptureFixture) -> None:
-    assert list(bars.over(iter("abc"), "letters", 3, on=True)) == ["a", "b", "c"]
+    assert list(progress.over(iter("abc"), "letters", 3, on=True)) == ["a", "b", "c"]
     said = capsys.readouterr()
     assert said.out == ""
     assert "letters" in said.err
     assert "0/3" in said.err
     items = iter("abc")
-    assert bars.over(items, "letters", 3, on=False) is items
+    assert progress.over(items, "letters", 3, on=False) is items
     assert capsys.readouterr().err == ""

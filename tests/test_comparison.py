@@ -16,10 +16,15 @@ from safetensors.torch import load_file
 from test_evaluate import predictions, softmax
 from test_training import Killed
 
-from skillgraft import data, evaluate, store
-from skillgraft import finetune as finetuning
-from skillgraft import run as running
-from skillgraft.graft import Graft
+from skillgraft.config import choices
+from skillgraft.core.graft import Graft
+from skillgraft.evaluation import calibration, predict
+from skillgraft.evaluation.metrics import measure
+from skillgraft.experiments import making
+from skillgraft.runtime import files
+from skillgraft.store import checksums
+from skillgraft.tasks import loading
+from skillgraft.training import resumable
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -56,22 +61,22 @@ def test_the_temperature_is_the_best_one(true: float, classes: int) -> None:
     logits = random.normal(size=(400, classes))
     labels = [int(random.choice(classes, p=p / p.sum())) for p in softmax(logits).astype(float)]
     given = softmax(true * logits)
-    found = evaluate.fit_temperature(given, labels)
+    found = calibration.fit_temperature(given, labels)
     assert found == pytest.approx(fitted_by_newton(given, labels), rel=1e-3)
     assert found == pytest.approx(true, rel=0.4)  # 400 examples
-    best = nll(evaluate.scale(given, found), labels)
+    best = nll(calibration.scale(given, found), labels)
     for other in np.geomspace(0.05, 20, 60):
-        assert best <= nll(evaluate.scale(given, float(other)), labels) + 1e-6
+        assert best <= nll(calibration.scale(given, float(other)), labels) + 1e-6
 
 
 @settings(deadline=None, max_examples=80)
 @given(case=predictions())
 def test_scaling_never_hurts_where_it_was_fitted(case) -> None:
     probabilities, labels = case
-    found = evaluate.fit_temperature(probabilities, labels)
+    found = calibration.fit_temperature(probabilities, labels)
     assert 0.05 <= found <= 20
-    before = evaluate.measure(probabilities, labels, evaluate.Metric.accuracy)
-    after = evaluate.measure(evaluate.scale(probabilities, found), labels, evaluate.Metric.accuracy)
+    before = measure(probabilities, labels, choices.Metric.accuracy)
+    after = measure(calibration.scale(probabilities, found), labels, choices.Metric.accuracy)
     assert after["nll"] <= before["nll"] + 1e-6  # float32
     assert after["accuracy"] == before["accuracy"]
 
@@ -80,7 +85,7 @@ def test_scaling_never_hurts_where_it_was_fitted(case) -> None:
 @given(case=predictions(), temperature=st.floats(0.05, 20))
 def test_scaling_changes_no_prediction(case, temperature: float) -> None:
     probabilities, _ = case
-    scaled = evaluate.scale(probabilities, temperature)
+    scaled = calibration.scale(probabilities, temperature)
     assert scaled.dtype == np.float32
     assert np.array_equal(scaled.argmax(1), probabilities.argmax(1))
     np.testing.assert_allclose(scaled.sum(1), 1, rtol=1e-5)
@@ -92,12 +97,12 @@ def test_scaling_changes_no_prediction(case, temperature: float) -> None:
 def test_scaling_keeps_a_prediction_by_a_hair(temperature: float) -> None:
     half = np.float32(0.5)
     near = np.array([[np.nextafter(half, np.float32(0)), half]], dtype=np.float32)
-    assert evaluate.scale(near, temperature).argmax(1).tolist() == [1]
-    assert evaluate.scale(near[:, ::-1].copy(), temperature).argmax(1).tolist() == [0]
+    assert calibration.scale(near, temperature).argmax(1).tolist() == [1]
+    assert calibration.scale(near[:, ::-1].copy(), temperature).argmax(1).tolist() == [0]
 
 
 def test_where_nothing_depends_on_the_temperature_it_is_one() -> None:
-    assert evaluate.fit_temperature(np.full((4, 2), 0.5, dtype=np.float32), [0, 1, 1, 0]) == 1.0
+    assert calibration.fit_temperature(np.full((4, 2), 0.5, dtype=np.float32), [0, 1, 1, 0]) == 1.0
 
 
 # ------------------------------------------------------------------------------- in a whole run
@@ -130,7 +135,7 @@ def probabilities(folder: Path, model: str, split: str = "test") -> np.ndarray:
 
 
 def test_every_model_is_measured_and_named(full: Path) -> None:
-    metrics = store.read_json(full / "metrics.json")
+    metrics = files.read_json(full / "metrics.json")
     beside = {"wise_0", "wise_0.5", "wise_1", "lottery_0", "lottery_3", "inside_3"}
     beside |= {"finetuned_scaled", "graft_scaled"}
     models = {"pretrained", "finetuned", "graft", *beside}
@@ -140,7 +145,7 @@ def test_every_model_is_measured_and_named(full: Path) -> None:
     for model in {*beside, "graft"}:
         assert {"agreement", "relative_gain"} <= set(metrics[model]["test"])
     assert not [p for p in full.iterdir() if p.name.startswith(("lottery", "inside"))]
-    assert store.verify(full) == []
+    assert checksums.verify(full) == []
 
 
 def test_wise_goes_from_the_pretrained_to_the_finetuned_model(full: Path) -> None:
@@ -150,7 +155,7 @@ def test_wise_goes_from_the_pretrained_to_the_finetuned_model(full: Path) -> Non
 
 
 def test_temperatures(full: Path) -> None:
-    metrics = store.read_json(full / "metrics.json")
+    metrics = files.read_json(full / "metrics.json")
     labels = pd.read_parquet(full / "predictions.parquet").query(
         "model == 'graft' and split == 'validation'"
     )["label"]
@@ -159,7 +164,7 @@ def test_temperatures(full: Path) -> None:
     for model, temperature in metrics["temperature"].items():
         scaled, plain = metrics[f"{model}_scaled"], metrics[model]
         assert scaled["validation"]["nll"] <= plain["validation"]["nll"] + 1e-6
-        expected = evaluate.fit_temperature(probabilities(full, model, "validation"), truth)
+        expected = calibration.fit_temperature(probabilities(full, model, "validation"), truth)
         assert temperature == pytest.approx(expected)
         for split in ("validation", "test"):
             assert scaled[split]["accuracy"] == plain[split]["accuracy"]
@@ -173,13 +178,14 @@ def test_temperatures(full: Path) -> None:
 
 def by_hand(full: Path, build) -> np.ndarray:
     """Return the test probabilities of a fresh model whose graftable tensors `build` gives."""
-    from skillgraft import checkpoint, model, prompt
+    from skillgraft.models import checkpoint_files, pretrained
+    from skillgraft.tasks import encoder
 
     cfg = composed(*TINY, *MOVED)
-    where = checkpoint.locate(cfg.model)
-    tokenizer = model.load_tokenizer(where)
-    classifier = model.load_model(cfg, where, tokenizer)
-    digest = store.read_json(full / "status.json")["finetuned"]
+    where = checkpoint_files.locate(cfg.model)
+    tokenizer = pretrained.load_tokenizer(where)
+    classifier = pretrained.load_model(cfg, where, tokenizer)
+    digest = files.read_json(full / "status.json")["finetuned"]
     after = load_file(full.parent / ".finetuned" / digest / "weights.safetensors")
     graft = Graft.load(full / "graft.safetensors")
     with torch.no_grad():
@@ -187,8 +193,8 @@ def by_hand(full: Path, build) -> np.ndarray:
             inside = torch.zeros(p.numel(), dtype=torch.bool)
             inside[graft.indices[name]] = True
             p.copy_(build(p.data.clone(), after[name], inside.view(p.shape)))
-    rows = prompt.make_encoder(cfg, tokenizer, 128)(data.load(cfg).test)
-    return evaluate.predict(classifier, rows, tokenizer.pad_token_id, 64)
+    rows = encoder.make_encoder(cfg, tokenizer, 128)(loading.load(cfg).test)
+    return predict.predict(classifier, rows, tokenizer.pad_token_id, 64)
 
 
 @pytest.mark.parametrize(
@@ -208,15 +214,15 @@ def test_lottery_and_inside_train_the_region_alone(
 ) -> None:
     """Seen from the weights: outside of the region nothing ever leaves 0, or θ_pre."""
     graft, seen = Graft.load(full / "graft.safetensors"), {}
-    noting = running.Making.note
+    noting = making.Making.note
 
-    def watched(self: running.Making, found: Any, model: str) -> None:
+    def watched(self: making.Making, found: Any, model: str) -> None:
         seen[model] = {n: p.detach().clone() for n, p in self.classifier.graftable.items()}
         seen["before"] = self.pretrained
         noting(self, found, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Making, "note", watched)
+        patch.setattr(making.Making, "note", watched)
         make(place, *TINY, *MOVED, *BESIDE, "force=true")
     moved = {"lottery_3": 0, "inside_3": 0}
     for name, before in seen["before"].items():
@@ -263,7 +269,7 @@ def test_comparison_models_take_the_region_that_is_there(
 def test_a_match_counts_twins_as_one(place: Path, full: Path) -> None:
     make(place, *TINY, *MOVED)
     matched = make(place, *TINY, "graft=random", "sparsity=0.02", "graft.match=movement")
-    sizes = [store.read_json(f / "metrics.json")["region"]["size"] for f in (full, matched)]
+    sizes = [files.read_json(f / "metrics.json")["region"]["size"] for f in (full, matched)]
     assert sizes[0] == sizes[1]
 
 
@@ -280,7 +286,7 @@ def test_a_killed_comparison_ends_with_the_same_bits(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning, "discard", dying)
+        patch.setattr(resumable, "discard", dying)
         with pytest.raises(Killed):
             make(tmp_path, *TINY, *MOVED, *BESIDE)
     again = make(tmp_path, *TINY, *MOVED, *BESIDE)

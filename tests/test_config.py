@@ -18,15 +18,16 @@ import yaml
 from omegaconf import OmegaConf
 from runs import command
 
-from skillgraft import config
-from skillgraft.config import RunConfig, keys
-from skillgraft.errors import InputError
+from skillgraft.config import choices, compose, identity, keys, messages, packages, validation
+from skillgraft.config.keys import dotted_keys
+from skillgraft.config.schema import RunConfig
+from skillgraft.runtime.errors import InputError
 
-LAUNCHERS = config.CONF / "hydra" / "launcher"  # for sweeps alone: tests/test_launch.py
-FILES = sorted(file for file in config.CONF.rglob("*.yaml") if file.parent != LAUNCHERS)
-TASKS = sorted(file.stem for file in (config.CONF / "task").glob("[!_]*.yaml"))
-BASES = sorted(file.stem for file in (config.CONF / "task").glob("_*.yaml"))  # what tasks share
-KEYS = [name for name, _ in keys()]
+LAUNCHERS = packages.CONF / "hydra" / "launcher"  # for sweeps alone: tests/test_launch.py
+FILES = sorted(file for file in packages.CONF.rglob("*.yaml") if file.parent != LAUNCHERS)
+TASKS = sorted(file.stem for file in (packages.CONF / "task").glob("[!_]*.yaml"))
+BASES = sorted(file.stem for file in (packages.CONF / "task").glob("_*.yaml"))  # what tasks share
+KEYS = [name for name, _ in dotted_keys()]
 LEAVES = [name for name in KEYS if not any(other.startswith(f"{name}.") for other in KEYS)]
 
 
@@ -40,17 +41,17 @@ def composed(*overrides: str) -> RunConfig:
     return copy.deepcopy(_composed(*overrides))
 
 
-def refused(*overrides: str, folders: tuple[Path, ...] = (config.CONF,)) -> str:
+def refused(*overrides: str, folders: tuple[Path, ...] = (packages.CONF,)) -> str:
     """Return the line that the command would print for overrides that it must refuse."""
 
     def settle() -> None:
         cfg = composed(*overrides)
-        config.check(cfg)
-        config.expand(cfg, list(folders))
+        validation.check(cfg)
+        compose.expand(cfg, list(folders))
 
-    with pytest.raises((InputError, *config.COMPOSITION_ERRORS)) as error:
+    with pytest.raises((InputError, *messages.COMPOSITION_ERRORS)) as error:
         settle()
-    line = config.explain(error.value)
+    line = messages.explain(error.value)
     assert "\n" not in line
     return line
 
@@ -110,7 +111,7 @@ def test_unknown_options(override: str, nearest: str) -> None:
     group, option = override.split("=")
     assert f"{group}/{option}" in line
     assert f"Did you mean '{nearest}'?" in line
-    options = (file.stem for file in (config.CONF / group).glob("[!_]*.yaml"))
+    options = (file.stem for file in (packages.CONF / group).glob("[!_]*.yaml"))
     assert all(option in line for option in options)
     assert not any(base in line for base in BASES)
 
@@ -165,7 +166,7 @@ def test_out_of_range(override: str, expected: list[str]) -> None:
     cfg = composed()
     OmegaConf.update(cfg, key, value)
     with pytest.raises(InputError) as error:
-        config.check(cfg)
+        validation.check(cfg)
     line = str(error.value)
     assert all(part in line for part in expected), line
 
@@ -243,7 +244,7 @@ def test_values_that_do_not_fit(overrides: list[str], expected: str) -> None:
 def test_the_command_line_reads_no_and_yes_as_text() -> None:
     """Hydra's grammar is not YAML's: there a bare No is a boolean."""
     task = composed(*CUSTOM, "task.verbalizer=[No,Yes]").task
-    assert config.verbalizer(task) == {"negative": "No", "positive": "Yes"}
+    assert validation.verbalizer(task) == {"negative": "No", "positive": "Yes"}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_the_command_line_reads_no_and_yes_as_text() -> None:
     ["seed=0", "shots=null", "sparsity=0", "sparsity=1", "finetune.steps=0", "graft.steps=0"],
 )
 def test_the_ends_of_ranges_are_allowed(override: str) -> None:
-    config.check(composed(override))
+    validation.check(composed(override))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -259,13 +260,13 @@ def test_every_task_passes(task: str) -> None:
     if task == "custom":
         return
     cfg = composed(f"task={task}")
-    config.check(cfg)
-    config.expand(cfg, [config.CONF])
+    validation.check(cfg)
+    compose.expand(cfg, [packages.CONF])
     assert list(cfg.ood) == list(cfg.task.ood)
     assert cfg.task.name == task
-    read = config.task_file(task, "task.ood", [config.CONF])  # as a task that another names
+    read = compose.task_file(task, "task.ood", [packages.CONF])  # as a task that another names
     read.ood = cfg.task.ood
-    assert config.plain(read) == config.plain(cfg.task)
+    assert compose.plain(read) == compose.plain(cfg.task)
 
 
 NEEDED = {  # what an option leaves to the user
@@ -279,8 +280,8 @@ NEEDED = {  # what an option leaves to the user
 
 @pytest.mark.parametrize("group", ["model", "finetune", "graft", "trainer", "logger"])
 def test_every_option_passes(group: str) -> None:
-    for file in (config.CONF / group).glob("*.yaml"):
-        config.check(composed(f"{group}={file.stem}", *NEEDED.get(file.stem, [])))
+    for file in (packages.CONF / group).glob("*.yaml"):
+        validation.check(composed(f"{group}={file.stem}", *NEEDED.get(file.stem, [])))
 
 
 @dataclasses.dataclass
@@ -296,8 +297,8 @@ class Schema:
 
 def test_schema_may_lie_in_any_module() -> None:
     """Not only in that of config: else keys would leave ids in silence."""
-    assert [name for name, _ in keys(Schema)] == ["part", "part.size", "parts"]
-    assert list(config.unknown({"part": {"siz": 1}, "parts": []}, Schema)) == ["part.siz"]
+    assert [name for name, _ in dotted_keys(Schema)] == ["part", "part.size", "parts"]
+    assert list(keys.unknown({"part": {"siz": 1}, "parts": []}, Schema)) == ["part.siz"]
 
 
 def test_keys_are_the_whole_configuration() -> None:
@@ -309,7 +310,7 @@ def test_keys_are_the_whole_configuration() -> None:
                 names |= walk(value, f"{prefix}{name}.")
         return names
 
-    assert walk(config.plain(composed())) == set(KEYS)
+    assert walk(compose.plain(composed())) == set(KEYS)
 
 
 # ------------------------------------------------------------------------------- the task table
@@ -363,10 +364,10 @@ def test_the_table_of_tasks(task: str) -> None:
     """Method, section 6: word by word, and each a text."""
     template, words, metric = TABLE[task]
     found = composed(f"task={task}").task
-    assert (found.template, config.verbalizer(found)) == (template, words)
+    assert (found.template, validation.verbalizer(found)) == (template, words)
     assert list(found.labels) == list(words)
     assert found.metric.value == metric
-    assert all(type(word) is str for word in config.verbalizer(found).values())
+    assert all(type(word) is str for word in validation.verbalizer(found).values())
     assert found.max_length == (256 if "*b*" in template else 128)
 
 
@@ -377,7 +378,7 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("task", [task for task in (*TASKS, *BASES) if task != "custom"])
 def test_words_are_quoted(task: str) -> None:
     """In the file itself, before any schema turns a Yes into a 'True'."""
-    told = yaml.safe_load((config.CONF / "task" / f"{task}.yaml").read_text())
+    told = yaml.safe_load((packages.CONF / "task" / f"{task}.yaml").read_text())
     assert all(isinstance(word, str) for word in told.get("verbalizer", {}).values())
     assert all(isinstance(label, str) for label in told.get("labels", []))
 
@@ -385,7 +386,7 @@ def test_words_are_quoted(task: str) -> None:
 @pytest.mark.parametrize("base", BASES)
 def test_bases_are_shared(base: str) -> None:
     """A base that fewer than two tasks stand on would be no base."""
-    users = [task for task in TASKS if base in dict(config.task_parts(task, [config.CONF]))]
+    users = [task for task in TASKS if base in dict(compose.task_parts(task, [packages.CONF]))]
     assert len(users) > 1
 
 
@@ -396,7 +397,7 @@ def test_the_first_line_is_a_command_that_composes(file: Path) -> None:
     words = first.removeprefix("# skillgraft").split("   ")[0]
     overrides = [word.replace("FOLDER", "x") for word in shlex.split(words)]
     cfg = composed(*overrides)
-    if file.parent != config.CONF:  # and it is about this file, or about the one that tests it
+    if file.parent != packages.CONF:  # and it is about this file, or about the one that tests it
         told = getattr(cfg, file.parent.name)
         own = OmegaConf.load(file)
         name = own.get("name") or own.get("kind") or own.get("selector") or own.get("mode")
@@ -404,7 +405,7 @@ def test_the_first_line_is_a_command_that_composes(file: Path) -> None:
         named = [getattr(value, "value", value) for value in named]
         ood = list(told.get("ood") or [])
         if file.stem in BASES:
-            assert file.stem in dict(config.task_parts(told.name, [config.CONF]))
+            assert file.stem in dict(compose.task_parts(told.name, [packages.CONF]))
             return
         by_option = f"{file.parent.name}={file.stem}" in overrides
         assert by_option or name in named or name in ood
@@ -416,12 +417,12 @@ def test_a_list_of_words_is_the_mapping() -> None:
     listed.task.verbalizer = ["Yes", "Maybe", "No"]
     shuffled.task.verbalizer = {"contradiction": "No", "entailment": "Yes", "neutral": "Maybe"}
     for cfg in (mapping, listed, shuffled):
-        assert config.verbalizer(cfg.task) == THREE
-        assert list(config.verbalizer(cfg.task)) == list(THREE)
-        cfg.task.verbalizer = config.verbalizer(cfg.task)  # as a run does
-        assert config.identity(cfg) == config.identity(mapping)
+        assert validation.verbalizer(cfg.task) == THREE
+        assert list(validation.verbalizer(cfg.task)) == list(THREE)
+        cfg.task.verbalizer = validation.verbalizer(cfg.task)  # as a run does
+        assert identity.identity(cfg) == identity.identity(mapping)
     own = composed(*CUSTOM)
-    assert config.verbalizer(own.task) == GREAT
+    assert validation.verbalizer(own.task) == GREAT
 
 
 # ------------------------------------------------------------------------------- identity
@@ -452,7 +453,7 @@ def without_effect() -> list[str]:
 
 @pytest.mark.parametrize("override", without_effect())
 def test_what_cannot_change_a_result_is_not_in_the_identity(override: str) -> None:
-    assert config.identity(composed(override)) == config.identity(composed())
+    assert identity.identity(composed(override)) == identity.identity(composed())
 
 
 CHANGED = {
@@ -540,7 +541,7 @@ def changed_keys(name: str, *overrides: str) -> set[str]:
     for part in name.split(".")[:-1]:
         node = node[part]
     node[leaf] = yaml.safe_load(CHANGED[name])
-    changed, before = config.identity(cfg), config.identity(composed(*overrides))
+    changed, before = identity.identity(cfg), identity.identity(composed(*overrides))
     return {n for n in {*changed, *before} if changed.get(n) != before.get(n)}
 
 
@@ -557,7 +558,7 @@ def test_the_patterns_of_another_kind_rename_no_run() -> None:
     """What `graftable` comes to is in the identity, not the lists that it is chosen from."""
     encoder = [r"(^|\.)encoder\.layer\.\d+\.", r"(^|\.)transformer\.layer\.\d+\."]
     for kind in ("prompt", "linear", "autoregressive"):
-        named = config.identity(composed(f"finetune={kind}"))
+        named = identity.identity(composed(f"finetune={kind}"))
         assert (named["model.graftable"] == encoder) == (kind != "autoregressive")
         assert "model.blocks" not in named
 
@@ -570,7 +571,7 @@ def test_what_is_never_read_is_not_in_the_identity(name: str) -> None:
 
 def test_every_key_is_one_or_the_other() -> None:
     silent = {override.partition("=")[0] for override in without_effect()}
-    hidden = [n for n, e in keys() if e.metadata.get("identity") is False]
+    hidden = [n for n, e in dotted_keys() if e.metadata.get("identity") is False]
     quiet = {name for name in LEAVES if any(name == h or name.startswith(f"{h}.") for h in hidden)}
     assert quiet | set(CHANGED) == set(LEAVES)
     assert not quiet & set(CHANGED)
@@ -581,36 +582,40 @@ def test_every_key_is_one_or_the_other() -> None:
 
 def test_defaults_of_the_schema_are_left_out() -> None:
     """So that a key added later renames no run."""
-    told = config.identity(composed())
-    for name, entry in keys():
+    told = identity.identity(composed())
+    for name, entry in dotted_keys():
         if entry.default is None:
             assert told.get(name, "unset") is not None
     for name in ("finetune.pool", "finetune.norm", "task.test_rows", "task.ood_labels"):
         assert name not in told
-    assert "finetune.norm" in config.identity(composed("finetune=linear"))
-    unset = config.identity(composed("finetune=linear", "finetune.norm=null"))
+    assert "finetune.norm" in identity.identity(composed("finetune=linear"))
+    unset = identity.identity(composed("finetune=linear", "finetune.norm=null"))
     assert "finetune.norm" not in unset
-    assert config.identity(composed("shots=null"))["shots"] is None  # not a default: it was chosen
+    assert (
+        identity.identity(composed("shots=null"))["shots"] is None
+    )  # not a default: it was chosen
 
 
 def test_a_new_key_with_its_default_renames_nothing(monkeypatch) -> None:
-    before = config.identity(composed())
+    before = identity.identity(composed())
 
     @dataclasses.dataclass
     class Longer(RunConfig):
         later: int = 0
 
-    longer = OmegaConf.merge(OmegaConf.structured(Longer), config.plain(composed()))
-    real = config.keys
-    monkeypatch.setattr(config, "keys", lambda *a, **k: real(Longer) if not a else real(*a, **k))
-    assert config.identity(longer) == before
+    longer = OmegaConf.merge(OmegaConf.structured(Longer), compose.plain(composed()))
+    real = keys.dotted_keys
+    monkeypatch.setattr(
+        identity, "dotted_keys", lambda *a, **k: real(Longer) if not a else real(*a, **k)
+    )
+    assert identity.identity(longer) == before
     longer.later = 1
-    assert config.identity(longer) == {**before, "later": 1}
+    assert identity.identity(longer) == {**before, "later": 1}
 
 
 def test_numbers_are_the_same_however_they_are_written() -> None:
     for one, two in (("sparsity=1e-3", "sparsity=0.001"), ("graft.lr=1e7", "graft.lr=10000000")):
-        assert config.identity(composed(one)) == config.identity(composed(two))
+        assert identity.identity(composed(one)) == identity.identity(composed(two))
 
 
 # ------------------------------------------------------------------------------- the real command
@@ -708,9 +713,9 @@ def test_a_task_of_the_users_that_stands_on_another(tmp_path: Path, base: str) -
     shown = command("--config-dir", str(tmp_path), "task=mine", "--cfg", "job", cwd=tmp_path)
     hydras = OmegaConf.create(yaml.safe_load(shown.stdout)["task"])
     cfg = composed("task.ood=[mine]")
-    config.expand(cfg, [config.CONF, tmp_path])
-    found = config.plain(cfg.ood["mine"])
-    assert found == config.plain(hydras) | {"ood": []}
+    compose.expand(cfg, [packages.CONF, tmp_path])
+    found = compose.plain(cfg.ood["mine"])
+    assert found == compose.plain(hydras) | {"ood": []}
     assert found["max_length"] == 32
     assert found["verbalizer"]["positive"] == ("great" if base == "_self_" else "nice")
 
@@ -729,7 +734,7 @@ def test_a_task_of_the_users_that_stands_on_another(tmp_path: Path, base: str) -
 def test_a_file_that_cannot_be_an_ood_task(tmp_path: Path, text: str, expected: str) -> None:
     own_task(tmp_path, "mine", text)
     with pytest.raises(InputError) as error:
-        config.expand(composed("task.ood=[mine]"), [config.CONF, tmp_path])
+        compose.expand(composed("task.ood=[mine]"), [packages.CONF, tmp_path])
     assert expected in str(error.value)
     assert "mine.yaml: " in str(error.value)
 
@@ -759,9 +764,9 @@ def test_paths_of_a_machine(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(shown.stdout))
     assert (cfg.store, cfg.data_dir) == ("given", f"{tmp_path}/data")
-    assert (cfg.logger.entity, cfg.logger.mode) == ("us", config.Mode.offline)
-    assert config.identity(cfg) == config.identity(composed("embedded=calibration"))
-    config.check_local([config.CONF, own])
+    assert (cfg.logger.entity, cfg.logger.mode) == ("us", choices.Mode.offline)
+    assert identity.identity(cfg) == identity.identity(composed("embedded=calibration"))
+    compose.check_local([packages.CONF, own])
 
 
 @pytest.mark.parametrize(
@@ -774,13 +779,13 @@ def test_paths_of_a_machine(tmp_path: Path) -> None:
     ],
 )
 def test_a_machine_cannot_make_another_run(tmp_path: Path, text: str, key: str) -> None:
-    line = refused(folders=(config.CONF, local(tmp_path, text)))
+    line = refused(folders=(packages.CONF, local(tmp_path, text)))
     assert f"{key}: only a machine's paths may stand there (store, data_dir" in line
     assert "local/default.yaml" in line
 
 
 def test_git_keeps_out_the_paths_of_a_machine() -> None:
-    top = config.CONF.parent
+    top = packages.CONF.parent
     done = subprocess.run(["git", "check-ignore", "conf/local/default.yaml"], cwd=top, check=False)
     assert done.returncode == 0
 
@@ -800,15 +805,15 @@ def test_help_says_what_there_is(tmp_path: Path) -> None:
 def test_search_path_has_the_sweeps(tmp_path: Path) -> None:
     done = command("--info", "searchpath", cwd=tmp_path)
     assert done.returncode == 0
-    assert str(config.SWEEPS) in done.stdout
-    assert str(config.CONF) in done.stdout
+    assert str(packages.SWEEPS) in done.stdout
+    assert str(packages.CONF) in done.stdout
 
 
 def test_shown_configuration_is_the_composed_one(tmp_path: Path) -> None:
     done = command("--cfg", "job", "task=qnli", "seed=0", cwd=tmp_path)
     assert done.returncode == 0
     told = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(done.stdout))
-    assert config.plain(told) == config.plain(composed("task=qnli", "seed=0"))
+    assert compose.plain(told) == compose.plain(composed("task=qnli", "seed=0"))
 
 
 @pytest.mark.parametrize(
@@ -843,7 +848,7 @@ def test_nothing_heavy_is_imported_before_a_job(tmp_path: Path, arguments: list[
     code = (
         "import sys\n"
         f"sys.argv = ['skillgraft', *{arguments}]\n"
-        "from skillgraft.cli import main\n"
+        "from skillgraft.cli.skillgraft import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'wandb',"
         " 'matplotlib', 'pyarrow'}\n"

@@ -15,10 +15,13 @@ from runs import FEW, TINY, composed, make, refused, results
 from safetensors.torch import load_file
 from test_training import Killed
 
-from skillgraft import data, evaluate, store
-from skillgraft import run as running
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft
+from skillgraft.core.graft import Graft
+from skillgraft.evaluation import predict
+from skillgraft.experiments import making
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.store import sequences
+from skillgraft.tasks import loading
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -44,7 +47,7 @@ def plain(place: Path, stages: list[Path]) -> list[Path]:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    return store.read_json(folder / "metrics.json")
+    return files.read_json(folder / "metrics.json")
 
 
 def graft_of(folder: Path) -> Graft:
@@ -52,7 +55,7 @@ def graft_of(folder: Path) -> Graft:
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    digest = store.read_json(folder / "status.json")["finetuned"]
+    digest = files.read_json(folder / "status.json")["finetuned"]
     return load_file(folder.parent / ".finetuned" / digest / "weights.safetensors")
 
 
@@ -82,7 +85,7 @@ def test_regions_are_kept_apart_and_have_the_asked_size(stages: list[Path]) -> N
         assert graft.size == round(0.02 * graft.graftable)
         for other in grafts[:i]:
             assert graft.iou(other) == 0
-    overlap = store.read_json(stages[2] / "overlap.json")
+    overlap = files.read_json(stages[2] / "overlap.json")
     assert {task: entry["iou"] for task, entry in overlap.items()} == {
         "toy_film": 0,
         "toy_topic": 0,
@@ -91,7 +94,7 @@ def test_regions_are_kept_apart_and_have_the_asked_size(stages: list[Path]) -> N
 
 def test_a_stage_starts_from_the_last_ones_graft(stages: list[Path]) -> None:
     for before, stage in pairwise(stages):
-        task = store.read_json(before / "status.json")["task"]
+        task = files.read_json(before / "status.json")["task"]
         assert metrics_of(stage)["pretrained"][f"tasks/{task}"] == bare(
             metrics_of(before)["graft"]["test"]
         )
@@ -99,17 +102,18 @@ def test_a_stage_starts_from_the_last_ones_graft(stages: list[Path]) -> None:
 
 def test_a_sequence_is_the_pretrained_model_and_its_grafts(stages: list[Path]) -> None:
     """By another road: a fresh model, three graft files, every task's own words and metric."""
-    from skillgraft import checkpoint, model, prompt
+    from skillgraft.models import checkpoint_files, pretrained
+    from skillgraft.tasks import encoder
 
     for task in TASKS:
         cfg = composed(*MOVED, f"task={task}")
-        where = checkpoint.locate(cfg.model)
-        tokenizer = model.load_tokenizer(where)
-        classifier = model.load_model(cfg, where, tokenizer)
+        where = checkpoint_files.locate(cfg.model)
+        tokenizer = pretrained.load_tokenizer(where)
+        classifier = pretrained.load_model(cfg, where, tokenizer)
         for stage in stages:
             graft_of(stage).apply(classifier)
-        rows = prompt.make_encoder(cfg, tokenizer, 128)(data.load(cfg).test)
-        expected = evaluate.predict(classifier, rows, tokenizer.pad_token_id, 64)
+        rows = encoder.make_encoder(cfg, tokenizer, 128)(loading.load(cfg).test)
+        expected = predict.predict(classifier, rows, tokenizer.pad_token_id, 64)
         own = task == TASKS[2]
         name = "predictions.parquet" if own else f"predictions-{task}.parquet"
         frame = pd.read_parquet(stages[2] / name).query("model == 'graft' and split == 'test'")
@@ -200,7 +204,7 @@ def test_a_killed_stage_ends_with_the_same_bits(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Making, "evaluate", dying)
+        patch.setattr(making.Making, "evaluate", dying)
         with pytest.raises(Killed):
             make(tmp_path, *MOVED, "task=toy_topic")
     again = make(tmp_path, *MOVED, "task=toy_topic")
@@ -218,10 +222,10 @@ def test_a_store_may_be_moved(place: Path, stages: list[Path], tmp_path: Path) -
         (folder / "config.yaml").write_text(text.replace(str(place), "/gone"))
     cfg = composed(*MOVED, "task=toy_para", f"store={other}")
     cfg.model.after = str(other / stages[2].name)
-    assert [stage["folder"].name for stage in store.chain(cfg)] == [s.name for s in stages]
+    assert [stage["folder"].name for stage in sequences.chain(cfg)] == [s.name for s in stages]
     shutil.rmtree(other / stages[0].name)
     with pytest.raises(InputError, match=r"model.after: .* no whole run"):
-        store.chain(cfg)
+        sequences.chain(cfg)
 
 
 # --------------------------------------------------------------------- plain sequential fine-tuning
@@ -231,7 +235,7 @@ def test_plain_sequential_fine_tuning(stages: list[Path], plain: list[Path]) -> 
     assert plain[0] == stages[0]  # nothing is taken of a stage before the first
     assert not set(plain[1:]) & set(stages)
     for before, stage in pairwise(plain):
-        task = store.read_json(before / "status.json")["task"]
+        task = files.read_json(before / "status.json")["task"]
         metrics = metrics_of(stage)
         assert metrics["pretrained"][f"tasks/{task}"] == metrics_of(before)["finetuned"]["test"]
     left, start = weights_of(plain[0]), graft_of(plain[1])

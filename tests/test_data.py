@@ -18,10 +18,11 @@ import runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skillgraft import config, data
-from skillgraft.config import RunConfig
-from skillgraft.data import Row, TaskData
-from skillgraft.errors import InputError
+from skillgraft.config import compose, packages
+from skillgraft.config.schema import RunConfig
+from skillgraft.runtime.errors import InputError
+from skillgraft.tasks import leaks, loading, parsing, readers, sampling
+from skillgraft.tasks.rows import SPLITS, Row, TaskData, is_pair
 
 Records = Sequence[dict[str, Any]]
 LABELS = ("negative", "positive")
@@ -73,12 +74,12 @@ def settings_of(root: Path, *overrides: str, task: str = "cr") -> RunConfig:
     small = () if any(o.startswith("shots=") for o in overrides) else ("shots=4",)
     cfg = composed(f"task={task}", "task.ood=[]", *small, *overrides)
     cfg.data_dir = str(root)
-    config.expand(cfg, [config.CONF])
+    compose.expand(cfg, [packages.CONF])
     return cfg
 
 
 def load(root: Path, *overrides: str, task: str = "cr") -> TaskData:
-    return data.load(settings_of(root, *overrides, task=task))
+    return loading.load(settings_of(root, *overrides, task=task))
 
 
 def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -98,7 +99,7 @@ def test_readers_agree(tmp_path: Path, suffix: str) -> None:
     ]
     path = tmp_path / f"rows{suffix}"
     write(tmp_path / f"rows{suffix.lower()}", records).rename(path)
-    found = data.read_file(path, "task.train")
+    found = readers.read_file(path, "task.train")
     assert [record for _, record in found] == records
     assert [where for where, _ in found] == [f"{path}, row {n}" for n in (1, 2, 3)]
 
@@ -111,26 +112,26 @@ def test_any_text_survives(
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / f"rows{suffix}"
     write(path, [{"text": text, "label": "positive"} for text in texts])
-    assert [record["text"] for _, record in data.read_file(path, "task.train")] == texts
+    assert [record["text"] for _, record in readers.read_file(path, "task.train")] == texts
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_byte_order_mark(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"rows{suffix}", rows(2))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert [record for _, record in data.read_file(path, "task.train")] == rows(2)
+    assert [record for _, record in readers.read_file(path, "task.train")] == rows(2)
 
 
 def test_blank_lines_count_but_give_no_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('\n{"text": "a"}\n  \n{"text": "b"}\n\n')
-    assert [where for where, _ in data.read_jsonl(path)] == [f"{path}, row 2", f"{path}, row 4"]
+    assert [where for where, _ in readers.read_jsonl(path)] == [f"{path}, row 2", f"{path}, row 4"]
 
 
 def test_windows_line_ends(tmp_path: Path) -> None:
     for name, content in {"a.csv": "text,label\r\na,1\r\n", "a.jsonl": '{"text": "a"}\r\n'}.items():
         (tmp_path / name).write_bytes(content.encode())
-        [(_, record)] = data.read_file(tmp_path / name, "task.train")
+        [(_, record)] = readers.read_file(tmp_path / name, "task.train")
         assert record["text"] == "a"
 
 
@@ -206,7 +207,7 @@ def test_a_parquet_file_cut_off(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", rows(50))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a parquet file"):
-        data.read_file(path, "task.train")
+        readers.read_file(path, "task.train")
 
 
 @pytest.mark.parametrize("field", ["text_a", "text_b"])
@@ -293,12 +294,12 @@ CUSTOM = (
 
 def custom(tmp_path: Path, *overrides: str) -> TaskData:
     cfg = composed("task=custom", *CUSTOM, "shots=4", *overrides)
-    return data.load(cfg)
+    return loading.load(cfg)
 
 
 @pytest.mark.parametrize("missing", ["train", "validation", "test"])
 def test_no_file(tmp_path: Path, missing: str) -> None:
-    files = {s: write(tmp_path / f"{s}.csv", rows(20)) for s in data.SPLITS}
+    files = {s: write(tmp_path / f"{s}.csv", rows(20)) for s in SPLITS}
     files[missing] = tmp_path / "nowhere.csv"
     with pytest.raises(InputError, match=rf"task\.{missing}: no file .*nowhere\.csv"):
         custom(tmp_path, *(f"task.{split}={path}" for split, path in files.items()))
@@ -308,7 +309,7 @@ def test_no_file(tmp_path: Path, missing: str) -> None:
 def test_unknown_ending(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     with pytest.raises(InputError, match=r"task\.train: .*expected one of \.jsonl.*\.parquet"):
-        data.read_file(tmp_path / name, "task.train")
+        readers.read_file(tmp_path / name, "task.train")
 
 
 def test_files_without_train(tmp_path: Path) -> None:
@@ -360,7 +361,7 @@ def test_meta_with_a_name_that_the_task_lacks(tmp_path: Path) -> None:
 @given(value=st.text(max_size=6) | st.integers() | st.floats() | st.booleans() | st.none())
 def test_a_label_is_a_name_or_an_error(value: Any) -> None:
     try:
-        found, told = data.parse_label(value, LABELS, {}, "here"), ""
+        found, told = parsing.parse_label(value, LABELS, {}, "here"), ""
     except InputError as error:
         found, told = "", str(error)
     assert found in LABELS or told.startswith("here: label")
@@ -395,17 +396,17 @@ def test_k_a_class(tmp_path: Path, split: bool, seed: int) -> None:
 )
 def test_sample(labels: list[int], shots: int, seed: int) -> None:
     pool = [Row(f"{i}", None, label) for i, label in enumerate(labels)]
-    drawn = data.sample(pool, 3, shots, seed)
+    drawn = sampling.sample(pool, 3, shots, seed)
     assert len(set(drawn)) == len(drawn)
     have = Counter(labels)
     wanted = {label: min(shots, n) for label, n in have.items()}
     assert Counter(labels[i] for i in drawn) == wanted
-    assert drawn == data.sample(pool, 3, shots, seed)
+    assert drawn == sampling.sample(pool, 3, shots, seed)
 
 
 def test_classes_are_mixed() -> None:
     pool = [Row(f"{i}", None, i % 2) for i in range(100)]
-    labels = [pool[i].label for i in data.sample(pool, 2, 50, 0)]
+    labels = [pool[i].label for i in sampling.sample(pool, 2, 50, 0)]
     assert 10 < sum(labels[:50]) < 40
 
 
@@ -472,7 +473,7 @@ def test_first_rows_that_are_no_chance_draw(
     parts = [
         [Row("", None, c) for c, n in enumerate(part) for _ in range(n)] for part in (first, rest)
     ]
-    notes = data.imbalance("yelp", "abc", [*parts[0], *parts[1]], sum(first))
+    notes = sampling.imbalance("yelp", "abc", [*parts[0], *parts[1]], sum(first))
     assert bool(notes) == told
 
 
@@ -507,7 +508,7 @@ def test_first_rows_of_a_sorted_file(tmp_path: Path) -> None:
 )
 def test_contamination(tmp_path: Path, a: str, b: str, same: bool) -> None:
     train, note = [Row(a, None, 0)], "a text that is also in a's train rows (3 in those drawn)"
-    found = data.contamination({"a": (train, train)}, {"b": [Row(b, None, 1)] * 3})
+    found = leaks.contamination({"a": (train, train)}, {"b": [Row(b, None, 1)] * 3})
     assert found == [f"b: 3 of 3 test rows have {note}"] * same
     copied = [*rows(20, "train", ["positive"]), {"text": a, "label": "negative"}]
     folder(tmp_path, train=copied, test=[*rows(3, "test"), {"text": b, "label": "positive"}])
@@ -518,7 +519,7 @@ def test_contamination(tmp_path: Path, a: str, b: str, same: bool) -> None:
 def test_pairs_are_the_same_only_as_pairs() -> None:
     train = [Row("a", "b", 0)]
     test = [Row("A ", "B", 1), Row("a", "c", 0), Row("b", "a", 0), Row("a b", None, 0)]
-    assert data.contamination({"a": (train, [])}, {"b": test}) == [
+    assert leaks.contamination({"a": (train, [])}, {"b": test}) == [
         "b: 1 of 4 test rows have a text that is also in a's train rows (0 in those drawn)"
     ]
 
@@ -571,7 +572,7 @@ def test_digest_depends_on_rows_alone(tmp_path: Path) -> None:
     one, two = folder(tmp_path / "one"), folder(tmp_path / "two" / "deep")
     for split in ("train", "test"):  # another place, another format
         path = two / "cr" / f"{split}.jsonl"
-        write(path.with_suffix(".csv"), [r for _, r in data.read_jsonl(path)])
+        write(path.with_suffix(".csv"), [r for _, r in readers.read_jsonl(path)])
         path.unlink()
     assert load(one).digest() == load(two).digest()
 
@@ -611,18 +612,18 @@ def test_ood_in_another_order_of_labels(tmp_path: Path) -> None:
     (tmp_path / "conf" / "task" / "reversed.yaml").write_text(text)
     folder(tmp_path, "reversed", test=rows(4, "other", (0, 1)))
     cfg = composed("task=cr", f"data_dir={tmp_path}", "shots=4", "task.ood=[reversed]")
-    config.expand(cfg, [config.CONF, tmp_path / "conf"])
-    assert [row.label for row in data.load(cfg).ood["reversed"]] == [1, 0, 1, 0]
+    compose.expand(cfg, [packages.CONF, tmp_path / "conf"])
+    assert [row.label for row in loading.load(cfg).ood["reversed"]] == [1, 0, 1, 0]
 
 
 def test_ood_that_cannot_be_mapped(tmp_path: Path) -> None:
     nli(tmp_path)
     cfg = composed("task=rte", f"data_dir={tmp_path}", "shots=4", "task.ood=[mnli]")
     cfg.task.ood_labels = {"neutral": "not_entailment"}
-    config.expand(cfg, [config.CONF])
+    compose.expand(cfg, [packages.CONF])
     expected = r"mnli.*row 3: label 'contradiction' of task mnli is none of.*task\.ood_labels"
     with pytest.raises(InputError, match=expected):
-        data.load(cfg)
+        loading.load(cfg)
 
 
 def test_ood_with_a_class_that_is_either_of_two(tmp_path: Path) -> None:
@@ -702,7 +703,7 @@ def dataset(columns: dict[str, Sequence[Any]], label: str, names: Sequence[str] 
 
 
 def from_hub(task: str, *overrides: str) -> TaskData:
-    return data.load(composed(f"task={task}", "task.ood=[]", "shots=2", *overrides))
+    return loading.load(composed(f"task={task}", "task.ood=[]", "shots=2", *overrides))
 
 
 def test_hub_columns_and_unlabelled_rows(hub) -> None:
@@ -798,7 +799,7 @@ HUB_TASKS = (
 def test_every_hub_task_reads_its_own_columns(hub, task: str) -> None:
     """The names in conf/task reach the columns that the data set has, of whatever kind."""
     cfg = composed(f"task={task}", "task.ood=[]", "shots=2")
-    source, pair = cfg.task.hub, data.is_pair(cfg.task)
+    source, pair = cfg.task.hub, is_pair(cfg.task)
     names = list(source.labels) or list(cfg.task.labels)
     texts = [source.columns.text_a, source.columns.text_b] if pair else [source.columns.text]
     by_name = source.columns.label == "label_text"
@@ -809,19 +810,19 @@ def test_every_hub_task_reads_its_own_columns(hub, task: str) -> None:
     read = [s for s in (source.train, source.validation, source.test) if s]
     calls = hub(dict.fromkeys(read, split))
     own = [list(cfg.task.labels).index(names[i]) for i in numbers]
-    assert [row.label for row in data.load(cfg).test] == own
+    assert [row.label for row in loading.load(cfg).test] == own
     assert [call[2] for call in calls] == read
 
 
 def test_embedded_rows_need_no_files() -> None:
-    loaded = data.load(composed("task=toy_film", "task.ood=[]", "shots=3"))
+    loaded = loading.load(composed("task=toy_film", "task.ood=[]", "shots=3"))
     assert counts(loaded.train) == counts(loaded.validation) == {0: 3, 1: 3}
 
 
 def test_csv_text_is_not_interpreted(tmp_path: Path) -> None:
     """NA, 001 and true are texts, whatever a data frame would make of them."""
     (tmp_path / "a.csv").write_text("text,label\nNA,positive\n001,negative\ntrue,positive\n")
-    found = [record["text"] for _, record in data.read_file(tmp_path / "a.csv", "task.train")]
+    found = [record["text"] for _, record in readers.read_file(tmp_path / "a.csv", "task.train")]
     assert found == ["NA", "001", "true"]
 
 
@@ -840,7 +841,7 @@ def test_what_is_there_and_has_no_value(tmp_path: Path, name, content, expected)
                    f"task.test={tmp_path / name}", "task.template='*text* It was *mask*.'",
                    "task.labels=[no,yes]", "task.verbalizer=[bad,good]")  # fmt: skip
     with pytest.raises(InputError, match=expected):
-        data.load(cfg)
+        loading.load(cfg)
 
 
 def test_an_empty_split_is_named_with_its_file(tmp_path: Path) -> None:

@@ -25,14 +25,22 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from skillgraft import checkpoint, model, ranks, store
-from skillgraft.config import Optimizer, Schedule, Selector, Strategy
-from skillgraft.errors import InputError
-from skillgraft.finetune import Batches, Progress, discard, finetune
-from skillgraft.learn import MaskBatches, learn
-from skillgraft.mask import RelaxedGraft, initial_scores
-from skillgraft.model import Classifier
-from skillgraft.prompt import Batch
+from skillgraft.config.choices import Optimizer, Schedule, Selector, Strategy
+from skillgraft.core.best_mask import initial_scores
+from skillgraft.core.relaxed_graft import RelaxedGraft
+from skillgraft.models import checkpoint_files, pretrained
+from skillgraft.models.classifier import Classifier
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.store import checksums
+from skillgraft.tasks.batches import Batch
+from skillgraft.training import distributed
+from skillgraft.training.batches import Batches
+from skillgraft.training.checkpoints import Progress
+from skillgraft.training.fine_tuning import finetune
+from skillgraft.training.mask_batches import MaskBatches
+from skillgraft.training.mask_training import learn
+from skillgraft.training.resumable import discard
 
 # A gradient is summed in another order, so its last bits differ: after these few steps weights have
 # been up to 8e-8 apart, and scores up to 4e-6 of the way that they have gone.
@@ -65,7 +73,7 @@ def test_the_mean_over_ranks_is_the_mean_over_rows(rows: int, world: int) -> Non
 
 def test_words_of_another_task_are_every_rank_s() -> None:
     whole = {"labels": torch.arange(3), "input_ids": torch.arange(3), "words": torch.tensor([7, 8])}
-    part = ranks.share(whole, 1, 2)
+    part = distributed.share(whole, 1, 2)
     assert part["input_ids"].tolist() == part["labels"].tolist() == [1]
     assert part["words"].tolist() == [7, 8]
     assert part["weight"].item() == pytest.approx(2 / 3)
@@ -105,7 +113,7 @@ def trained(
     tiny.drop.p = dropout  # of which each rank draws its own
     progress = finetune(tiny, cfg, [course(data[:13], data[13:])], 0, folder, seen.append, only)
     assert seen == progress.history  # each row once, in this process
-    assert not (folder / ranks.FOLDER).exists()
+    assert not (folder / distributed.FOLDER).exists()
     return {name: t.clone() for name, t in tiny.trained().items()}, progress
 
 
@@ -143,7 +151,7 @@ def test_several_processes_go_on_with_the_same_bits(tmp_path: Path, devices: int
     options = {"dropout": 0.3, "evaluate_every": 3, "schedule": Schedule.constant}
     whole, _ = trained(tmp_path / "whole", devices, **options)
     trained(tmp_path / "broken", devices, steps=6, **options)
-    (tmp_path / "broken" / ranks.FOLDER).mkdir()  # as after a kill
+    (tmp_path / "broken" / distributed.FOLDER).mkdir()  # as after a kill
     broken, _ = trained(tmp_path / "broken", devices, **options)
     assert all(torch.equal(broken[name], tensor) for name, tensor in whole.items())
     alone, _ = trained(tmp_path / "alone", 1, **options)
@@ -176,8 +184,8 @@ def test_a_sharded_fine_tuning(tmp_path: Path) -> None:
 def classifier() -> Classifier:
     """The embedded model under a prompt, without dropout."""
     cfg = composed()
-    folder = checkpoint.locate(cfg.model)
-    loaded = model.load_model(cfg, folder, model.load_tokenizer(folder))
+    folder = checkpoint_files.locate(cfg.model)
+    loaded = pretrained.load_model(cfg, folder, pretrained.load_tokenizer(folder))
     for module in loaded.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -193,14 +201,14 @@ def test_the_units_are_the_transformer_blocks(classifier: Classifier) -> None:
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
     )
     try:
-        ranks.shard(classifier, init_device_mesh("cpu", (1,)))
+        distributed.shard(classifier, init_device_mesh("cpu", (1,)))
         units = [name for name, unit in classifier.named_modules() if isinstance(unit, FSDPModule)]
         assert units == ["", *(f"model.bert.encoder.layer.{n}" for n in range(4))]
         assert all(isinstance(parameter, DTensor) for parameter in classifier.parameters())
-        found = ranks.gathered(classifier.graftable, keep=True)
+        found = distributed.gathered(classifier.graftable, keep=True)
         assert list(found) == list(before)
         assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
-        assert ranks.gathered(classifier.graftable, keep=False) == {}
+        assert distributed.gathered(classifier.graftable, keep=False) == {}
         torch.testing.assert_close(classifier(batch), expected)
     finally:
         torch.distributed.destroy_process_group()
@@ -232,7 +240,7 @@ def test_bad_input_of_a_rank_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^fine-tuning diverged by step 10: lower finetune\.lr$"):
         trained(tmp_path / "f", 2, optimizer=Optimizer.sgd, lr=1e30, clip=0.0, evaluate_every=12)
     assert set(multiprocessing.active_children()) == before
-    assert not (tmp_path / "f" / ranks.FOLDER).exists()
+    assert not (tmp_path / "f" / distributed.FOLDER).exists()
 
 
 def masked(
@@ -283,10 +291,10 @@ def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stderr.splitlines() if " INFO " not in line]
     folders = whole(tmp_path)
-    assert sorted(store.read_json(folder / "status.json")["seed"] for folder in folders) == [1, 2]
+    assert sorted(files.read_json(folder / "status.json")["seed"] for folder in folders) == [1, 2]
     assert len(list(tmp_path.glob(".jobs/*/*/run.json"))) == 2
     for folder in folders:
-        assert store.verify(folder) == []
+        assert checksums.verify(folder) == []
         (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
         told = file.read_bytes()
         for key in ("finetune/loss", "finetune/validation/accuracy", "graft/loss", "graft/score"):
@@ -345,7 +353,7 @@ def test_a_stopped_run_leaves_no_process(
     said = (tmp_path / "stderr").read_text()
     assert (f"stopped by {number.name}; the same command goes on from there" in said) == stopped
     assert "Traceback" not in said
-    assert bool(list(tmp_path.glob(f".partial/*/{ranks.FOLDER}"))) != stopped
+    assert bool(list(tmp_path.glob(f".partial/*/{distributed.FOLDER}"))) != stopped
     checkpoints = list(tmp_path.glob(".partial/finetuned-*/resume.safetensors"))
     assert len(checkpoints) == stopped
     for path in checkpoints:

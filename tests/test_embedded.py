@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from skillgraft.config.compose import task_parts
 from skillgraft.embedded import MODEL, pretrain
 from skillgraft.embedded.generator import LABELS, SIZES, TASKS, corpus, rows
 
 CONF = Path(__file__).parents[1] / "conf" / "task"
-CONFIGS = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("toy_*.yaml")}
+CONFIGS = {
+    path.stem: OmegaConf.merge(*(part for _, part in task_parts(path.stem, [CONF.parent])))
+    for path in CONF.glob("toy_*.yaml")
+}
 ROWS_SHA256 = "f184acb704a946163bd64b256ae3fcac097dee01346b9df3de2b0dcf2274ce97"
 CORPUS_SHA256 = "fd22a18251a513e41b3918ab2427d7361e8dbaba1e904dc54c7ef3b12526b6e6"
 MAIN = [name for name, config in CONFIGS.items() if config["ood"]]

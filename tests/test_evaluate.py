@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from skillgraft import evaluate, index, stats
-from skillgraft.config import Metric
-from skillgraft.prompt import Encoded
+from skillgraft.config.choices import Metric
+from skillgraft.evaluation import calibration, metrics, predict, prediction_files, statistics
+from skillgraft.store import metric_names
+from skillgraft.tasks.encoder import Encoded
 
 # ------------------------------------------------------------------- the same, as plain loops
 
@@ -90,7 +91,7 @@ def check(probabilities: np.ndarray, labels: list[int]) -> None:
     for metric in Metric:
         if metric is Metric.f1 and len(rows[0]) != 2:
             continue
-        found = evaluate.measure(probabilities, labels, metric)
+        found = metrics.measure(probabilities, labels, metric)
         expected = {"accuracy", metric.value, "ece", "nll", "brier"}
         assert set(found) == expected
         for name in expected:
@@ -125,8 +126,8 @@ def test_metrics_do_not_depend_on_the_order(case, seed: int) -> None:
     probabilities, labels = case
     order = np.random.default_rng(seed).permutation(len(labels))
     for metric in (Metric.accuracy, Metric.matthews):
-        one = evaluate.measure(probabilities, labels, metric)
-        two = evaluate.measure(probabilities[order], [labels[i] for i in order], metric)
+        one = metrics.measure(probabilities, labels, metric)
+        two = metrics.measure(probabilities[order], [labels[i] for i in order], metric)
         assert one == pytest.approx(two, abs=1e-6)
 
 
@@ -135,7 +136,7 @@ def test_perfect_predictions(classes: int) -> None:
     labels = [i % classes for i in range(12)]
     probabilities = np.eye(classes, dtype=np.float32)[labels]
     metric = Metric.f1 if classes == 2 else Metric.matthews
-    found = evaluate.measure(probabilities, labels, metric)
+    found = metrics.measure(probabilities, labels, metric)
     expected = {"accuracy": 1, metric.value: 1, "ece": 0, "nll": 0, "brier": 0}
     assert found == pytest.approx(expected, abs=2e-7)  # a confidence of 1 counts as 1 - 1e-7
     check(probabilities, labels)
@@ -145,7 +146,7 @@ def test_perfect_predictions(classes: int) -> None:
 def test_the_worst_predictions(metric: Metric) -> None:
     labels = [0, 1] * 6
     probabilities = np.eye(2, dtype=np.float32)[1 - np.array(labels)]
-    found = evaluate.measure(probabilities, labels, metric)
+    found = metrics.measure(probabilities, labels, metric)
     worst = {"accuracy": 0, "ece": 1, "nll": -math.log(1e-12), "brier": 2}
     worst[metric.value] = -1 if metric is Metric.matthews else 0
     assert found == pytest.approx(worst, abs=1e-6)
@@ -174,24 +175,24 @@ def test_constant_labels_and_constant_predictions(labels: list[int], said: list[
     probabilities = np.where(np.eye(2)[said] > 0, 0.8, 0.2).astype(np.float32)
     check(probabilities, labels)
     if len(set(labels)) == 1 or len(set(said)) == 1:
-        assert evaluate.measure(probabilities, labels, Metric.matthews)["matthews"] == 0
+        assert metrics.measure(probabilities, labels, Metric.matthews)["matthews"] == 0
 
 
 def test_f1_is_that_of_the_last_label() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]], dtype=np.float32)
-    found = evaluate.measure(probabilities, [0, 1, 0, 1], Metric.f1)
+    found = metrics.measure(probabilities, [0, 1, 0, 1], Metric.f1)
     assert found["f1"] == pytest.approx(0.5)
-    found = evaluate.measure(probabilities[:, ::-1].copy(), [0, 0, 0, 1], Metric.f1)
+    found = metrics.measure(probabilities[:, ::-1].copy(), [0, 0, 0, 1], Metric.f1)
     assert found["f1"] == pytest.approx(2 / 3)
-    found = evaluate.measure(probabilities[:, ::-1].copy(), [1, 0, 0, 1], Metric.f1)
+    found = metrics.measure(probabilities[:, ::-1].copy(), [1, 0, 0, 1], Metric.f1)
     assert found["f1"] == pytest.approx(1)
 
 
 def test_labels_may_be_an_array_and_arguments_stay() -> None:
     probabilities, labels = softmax(np.random.default_rng(0).normal(size=(9, 3))), [0, 1, 2] * 3
     kept = probabilities.copy()
-    one = evaluate.measure(probabilities, labels, Metric.accuracy)
-    assert one == evaluate.measure(probabilities, np.array(labels), Metric.accuracy)
+    one = metrics.measure(probabilities, labels, Metric.accuracy)
+    assert one == metrics.measure(probabilities, np.array(labels), Metric.accuracy)
     assert np.array_equal(probabilities, kept)
 
 
@@ -219,7 +220,7 @@ def test_labels_may_be_an_array_and_arguments_stay() -> None:
     ],
 )
 def test_relative_gain(graft, before, after, gain) -> None:
-    found = evaluate.relative_gain(graft, before, after)
+    found = metrics.relative_gain(graft, before, after)
     assert found == (None if gain is None else pytest.approx(gain))
 
 
@@ -236,15 +237,15 @@ def test_relative_gain(graft, before, after, gain) -> None:
     ],
 )
 def test_finite(value: float | None, expected: float | None) -> None:
-    assert evaluate.finite(value) == expected
+    assert metrics.finite(value) == expected
 
 
 def test_agreement() -> None:
     a = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]], dtype=np.float32)
     b = np.array([[0.6, 0.4], [0.6, 0.4], [0.7, 0.3], [0.0, 1.0]], dtype=np.float32)
-    assert evaluate.agreement(a, b) == evaluate.agreement(b, a) == 0.75
-    assert evaluate.agreement(a, a) == 1.0
-    assert evaluate.agreement(a, a[:, ::-1]) == 0.25  # of equals the first counts
+    assert metrics.agreement(a, b) == metrics.agreement(b, a) == 0.75
+    assert metrics.agreement(a, a) == 1.0
+    assert metrics.agreement(a, a[:, ::-1]) == 0.25  # of equals the first counts
 
 
 def random_predictions(seed: int = 0) -> tuple[dict, dict, list[str]]:
@@ -260,12 +261,12 @@ def random_predictions(seed: int = 0) -> tuple[dict, dict, list[str]]:
 
 def test_compare() -> None:
     found, labels, _ = random_predictions()
-    out = evaluate.compare(found, labels, Metric.matthews)
+    out = metrics.compare(found, labels, Metric.matthews)
     assert list(out) == ["pretrained", "finetuned", "graft"]
     for model, splits in out.items():
         assert list(splits) == list(labels)
         for split, measured in splits.items():
-            plain = evaluate.measure(found[model][split], labels[split], Metric.matthews)
+            plain = metrics.measure(found[model][split], labels[split], Metric.matthews)
             assert plain.items() <= measured.items()
             more = {"agreement", "relative_gain"} if model == "graft" else set()
             assert set(measured) - set(plain) == more
@@ -283,7 +284,7 @@ def test_compare() -> None:
 @given(case=predictions())
 def test_reliability_holds_every_example_and_gives_the_ece(case) -> None:
     probabilities, labels = case
-    frame = evaluate.reliability(probabilities, labels)
+    frame = calibration.reliability(probabilities, labels)
     assert list(frame.columns) == ["confidence", "accuracy", "count"]
     assert frame["count"].sum() == len(labels)
     assert (frame["count"] > 0).all()
@@ -292,7 +293,7 @@ def test_reliability_holds_every_example_and_gives_the_ece(case) -> None:
     rows = [[float(p) for p in row] for row in probabilities]
     weighted = (frame["count"] * (frame["accuracy"] - frame["confidence"]).abs()).sum()
     assert weighted / len(labels) == pytest.approx(ece(rows, labels), abs=1e-6)
-    measured = evaluate.measure(probabilities, labels, Metric.accuracy)["ece"]
+    measured = metrics.measure(probabilities, labels, Metric.accuracy)["ece"]
     assert weighted / len(labels) == pytest.approx(measured, abs=1e-6)
     for at, row in frame.iterrows():
         assert at / 15 - 1e-6 <= row["confidence"] <= (at + 1) / 15 + 1e-6
@@ -310,7 +311,7 @@ def surely(confidence: np.float32, classes: int = 20) -> np.ndarray:
 @pytest.mark.parametrize("k", range(1, 16))
 def test_an_edge_belongs_to_the_bin_above(k: int) -> None:
     below, at = np.nextafter(EDGES[k], np.float32(0)), EDGES[k]
-    frame = evaluate.calibration_bins(np.stack([surely(below), surely(at)]), [0, 1])
+    frame = calibration.calibration_bins(np.stack([surely(below), surely(at)]), [0, 1])
     assert frame["bin"].tolist() == [k - 1, min(k, 14)]
     assert frame["confidence"].tolist() == [below, at]
     assert frame["correct"].tolist() == [True, False]
@@ -336,11 +337,13 @@ def near_edges(draw) -> tuple[np.ndarray, list[int]]:
 def test_diagram_and_tests_have_the_bins_of_the_ece(case) -> None:
     """An example in another bin than torchmetrics' would change the sum by far more than rounding."""
     probabilities, labels = case
-    expected = evaluate.measure(probabilities, labels, Metric.accuracy)["ece"]
-    frame = evaluate.reliability(probabilities, labels)
+    expected = metrics.measure(probabilities, labels, Metric.accuracy)["ece"]
+    frame = calibration.reliability(probabilities, labels)
     weighted = (frame["count"] * (frame["accuracy"] - frame["confidence"]).abs()).sum()
     assert weighted / len(labels) == pytest.approx(expected, abs=1e-6)
-    assert stats.ece(*stats.gaps(probabilities, labels)) == pytest.approx(expected, abs=1e-6)
+    assert statistics.ece(*statistics.gaps(probabilities, labels)) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 # ---------------------------------------------------------------------------------- the frame
@@ -348,14 +351,17 @@ def test_diagram_and_tests_have_the_bins_of_the_ece(case) -> None:
 
 def test_frame_round_trip(tmp_path: Path) -> None:
     found, labels, names = random_predictions()
-    frame = evaluate.to_frame(found, labels, names)
+    frame = prediction_files.to_frame(found, labels, names)
     assert list(frame.columns) == ["model", "split", "row", "label", "p/no", "p/perhaps", "p/yes"]
     assert len(frame) == 3 * 23
     one = frame[(frame["model"] == "graft") & (frame["split"] == "test")]
     assert one["row"].tolist() == list(range(11))
     assert one["label"].tolist() == [names[i] for i in labels["test"]]
     frame.to_parquet(tmp_path / "p.parquet", index=False)
-    for back in (evaluate.from_frame(frame), evaluate.read_predictions(tmp_path / "p.parquet")):
+    for back in (
+        prediction_files.from_frame(frame),
+        prediction_files.read_predictions(tmp_path / "p.parquet"),
+    ):
         assert list(back) == list(found)
         for model, splits in found.items():
             assert list(back[model]) == list(splits)
@@ -376,7 +382,7 @@ def test_frame_round_trip(tmp_path: Path) -> None:
     ],
 )
 def test_flatten(nested: dict[str, Any], flat: dict[str, Any]) -> None:
-    assert index.flatten(nested) == flat
+    assert metric_names.flatten(nested) == flat
 
 
 # ---------------------------------------------------------------------------------- predict
@@ -418,7 +424,7 @@ def by_hand(stub: Stub, example: Encoded) -> np.ndarray:
 @pytest.mark.parametrize("training", [False, True])
 def test_predict_gives_rows_in_order_whatever_the_batch_size(size: int, training: bool) -> None:
     stub, examples = Stub().train(training), encoded(17)
-    found = evaluate.predict(stub, examples, 0, size)
+    found = predict.predict(stub, examples, 0, size)
     assert found.dtype == np.float32
     assert found.shape == (17, 3)
     expected = np.stack([by_hand(stub, example) for example in examples])
@@ -431,8 +437,8 @@ def test_predict_gives_rows_in_order_whatever_the_batch_size(size: int, training
 
 def test_predict_of_one_example_and_of_equal_ones() -> None:
     stub, example = Stub(), encoded(1)[0]
-    alone = evaluate.predict(stub, [example], 0, 4)
-    many = evaluate.predict(stub, [example] * 5, 0, 2)
+    alone = predict.predict(stub, [example], 0, 4)
+    many = predict.predict(stub, [example] * 5, 0, 2)
     assert alone.shape == (1, 3)
     np.testing.assert_allclose(many, alone.repeat(5, 0), atol=1e-6, rtol=0)
     np.testing.assert_allclose(many.sum(1), 1, atol=1e-6)
@@ -441,15 +447,15 @@ def test_predict_of_one_example_and_of_equal_ones() -> None:
 def test_predict_does_not_depend_on_the_padding() -> None:
     stub, examples = Stub(), encoded(9)
     np.testing.assert_array_equal(
-        evaluate.predict(stub, examples, 0, 4), evaluate.predict(stub, examples, 19, 4)
+        predict.predict(stub, examples, 0, 4), predict.predict(stub, examples, 19, 4)
     )
 
 
 def test_joined_classes_are_measured_as_one() -> None:
     probabilities = np.array([[0.4, 0.3, 0.3], [0.5, 0.2, 0.3], [0.1, 0.2, 0.7]], dtype=np.float32)
-    one = evaluate.joined(probabilities, [[1, 2]])
+    one = predict.joined(probabilities, [[1, 2]])
     np.testing.assert_allclose(one, [[0.4, 0.6, 0], [0.5, 0.5, 0], [0.1, 0.9, 0]], rtol=1e-6)
-    assert evaluate.joined(probabilities, []).tolist() == probabilities.tolist()
-    two = evaluate.measure(one[:, :2], [1, 0, 1], Metric.accuracy)
-    three = evaluate.measure(one, [1, 0, 1], Metric.accuracy)
+    assert predict.joined(probabilities, []).tolist() == probabilities.tolist()
+    two = metrics.measure(one[:, :2], [1, 0, 1], Metric.accuracy)
+    three = metrics.measure(one, [1, 0, 1], Metric.accuracy)
     assert three == pytest.approx(two)

@@ -16,12 +16,16 @@ from runs import TINY, command, grafts, make
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from skillgraft import config, evaluate, export, load_applied, store
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft, same, union
-from skillgraft.graft_facts import tasks_of
+from skillgraft import load_applied
+from skillgraft.config import packages
+from skillgraft.core.graft import Graft, same, union
+from skillgraft.core.graft_facts import tasks_of
+from skillgraft.evaluation import prediction_files
+from skillgraft.export import checkpoints, extraction
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
 
-BASE = config.package_path("package:skillgraft/embedded/model", "model.path")
+BASE = packages.package_path("package:skillgraft/embedded/model", "model.path")
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +84,13 @@ def texts_of(run: Path, *overrides: str) -> tuple[list[str], np.ndarray]:
     """Return the test texts of a run, and what its graft made of them."""
     from runs import composed
 
-    from skillgraft import data
+    from skillgraft.tasks import loading
 
     frame = pd.read_parquet(run / "predictions.parquet")
-    stored = evaluate.from_frame(frame[(frame["model"] == "graft") & (frame["split"] == "test")])
-    return [row.text for row in data.load(composed(*overrides)).test], stored["graft"]["test"]
+    stored = prediction_files.from_frame(
+        frame[(frame["model"] == "graft") & (frame["split"] == "test")]
+    )
+    return [row.text for row in loading.load(composed(*overrides)).test], stored["graft"]["test"]
 
 
 def test_a_linear_head_goes_beside_the_encoder(folder: Path) -> None:
@@ -122,10 +128,10 @@ def test_other_pools(folder: Path, pool: str) -> None:
     run = make(folder / "runs", *TINY, "graft=movement", "finetune=linear", f"finetune.pool={pool}")
     record = OmegaConf.load(run / "config.yaml")
     graft = Graft.load(run / "graft.safetensors")
-    out = export.apply(graft, BASE, folder / pool, record)
+    out = checkpoints.apply(graft, BASE, folder / pool, record)
     texts, stored = texts_of(run, *TINY, "finetune=linear")
     assert np.array_equal(load_applied(out)(texts), stored)
-    alone = export.apply(graft, BASE, folder / f"{pool}-alone")
+    alone = checkpoints.apply(graft, BASE, folder / f"{pool}-alone")
     if pool == "first":  # no template needed
         assert load_applied(alone)(texts) == pytest.approx(stored, abs=1e-6)
     else:
@@ -134,7 +140,7 @@ def test_other_pools(folder: Path, pool: str) -> None:
 
 
 def test_a_prompt_classifies_too(folder: Path, run: Path) -> None:
-    out = export.apply(
+    out = checkpoints.apply(
         Graft.load(run / "graft.safetensors"),
         BASE,
         folder / "p",
@@ -145,7 +151,7 @@ def test_a_prompt_classifies_too(folder: Path, run: Path) -> None:
     with pytest.raises(InputError, match=r"no skillgraft\.json"):
         load_applied(BASE)
     # without its run, how it is asked is not known, and its card does not say otherwise
-    alone = export.apply(Graft.load(run / "graft.safetensors"), BASE, folder / "p-alone")
+    alone = checkpoints.apply(Graft.load(run / "graft.safetensors"), BASE, folder / "p-alone")
     cards = [(place / "README.md").read_text() for place in (out, alone)]
     assert ["load_applied" in card for card in cards] == [True, False]
 
@@ -157,9 +163,9 @@ def test_a_graft_of_two_checkpoints_on_every_kind_of_model(tmp_path: Path, famil
     before, after = (
         models.checkpoint(tmp_path / str(seed), family, head=head, seed=seed) for seed in (0, 1)
     )
-    graft = export.extract(before, after, "movement", 0.1)
+    graft = extraction.extract(before, after, "movement", 0.1)
     for name in ("a", "b"):  # nothing random goes in
-        export.apply(graft, before, tmp_path / name)
+        checkpoints.apply(graft, before, tmp_path / name)
     a, b, theirs = (load_file(tmp_path / f / "model.safetensors") for f in ("a", "b", "0"))
     assert same(a, b)
     assert set(a) <= set(theirs)
@@ -202,8 +208,8 @@ def test_a_task_vector_added_to_the_base_is_the_grafted_model(folder: Path, run:
 
 
 def test_two_checkpoints_to_a_pipeline(folder: Path, whole: Path) -> None:
-    graft = export.extract(BASE, whole, "movement", 1)
-    export.apply(graft, BASE, folder / "all")
+    graft = extraction.extract(BASE, whole, "movement", 1)
+    checkpoints.apply(graft, BASE, folder / "all")
     asked = "a warm and funny film . it was [MASK] ."
     found, wanted = (
         pipeline("fill-mask", model=str(path))(asked) for path in (folder / "all", whole)
@@ -300,7 +306,7 @@ def test_overlap_and_combine(folder: Path, run: Path) -> None:
     options = (*TINY, "graft=file", "graft.rule=union")
     joined = make(folder / "runs", *options, f"graft.paths=[{folder / 'both.safetensors'}]")
     apart = make(folder / "runs", *options, f"graft.paths=[{run},{other}]")
-    one, two = (store.read_json(path / "metrics.json")["graft"] for path in (joined, apart))
+    one, two = (files.read_json(path / "metrics.json")["graft"] for path in (joined, apart))
     assert one == two
 
 
@@ -311,4 +317,4 @@ def test_extract_names_what_is_not_a_number(folder: Path, whole: Path) -> None:
     broken.save_pretrained(folder / "broken")
     for selector in ("movement", "magnitude"):
         with pytest.raises(InputError, match=r"layer\.0\..*query\.weight: not a finite number in"):
-            export.extract(BASE, folder / "broken", selector, 0.01)
+            extraction.extract(BASE, folder / "broken", selector, 0.01)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from skillgraft import files, store
+from skillgraft.runtime import files
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("new"),
@@ -108,9 +108,9 @@ def test_scratch_files_of_records_are_no_records(tmp_path: Path) -> None:
 
 def test_json_is_strict_and_complete_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    store.write_json(path, {"ä": [1.5, None]})
+    files.write_json(path, {"ä": [1.5, None]})
     before = path.read_bytes()
     with pytest.raises(ValueError, match="Out of range float"):
-        store.write_json(path, {"a": float("nan")})
+        files.write_json(path, {"a": float("nan")})
     assert path.read_bytes() == before
     assert names(tmp_path) == ["a.json"]

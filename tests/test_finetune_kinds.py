@@ -18,14 +18,16 @@ from safetensors.torch import load_file
 from test_training import Killed, Tiny, config, course, equal, examples, killing
 from torch import Tensor, nn
 
-from skillgraft import store
-from skillgraft.config import Metric, Optimizer, Schedule, Train
-from skillgraft.errors import InputError
-from skillgraft.finetune import Batches, Course, FineTuning, finetune, trainable
-from skillgraft.graft import Graft
-from skillgraft.graft_facts import sizes_of
-from skillgraft.model import Classifier
-from skillgraft.prompt import Encoded
+from skillgraft.config.choices import Metric, Optimizer, Schedule, Train
+from skillgraft.core.graft import Graft
+from skillgraft.core.graft_facts import sizes_of
+from skillgraft.models.classifier import Classifier
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.tasks.encoder import Encoded
+from skillgraft.training.batches import Batches, Course
+from skillgraft.training.fine_tuning import FineTuning, finetune
+from skillgraft.training.trainable import trainable
 
 
 def trained(tmp_path: Path, cfg: SimpleNamespace, only: dict[str, Tensor] | None = None) -> Tiny:
@@ -188,7 +190,7 @@ LORA = ("model=hub", "model.name=small", "finetune=lora", "finetune.rank=2", "fi
 
 def small(bert: Path, **options: Any) -> tuple[Classifier, Any]:
     """Return a random masked LM as a classifier, and its configuration."""
-    from skillgraft.model import load_model, load_tokenizer
+    from skillgraft.models.pretrained import load_model, load_tokenizer
 
     cfg = composed(*TINY, *LORA, f"model.path={bert}", "trainer.progress=false")
     for name, value in options.items():
@@ -202,7 +204,7 @@ def prompts(n: int) -> list[Encoded]:
 
 
 def batch_of(n: int) -> dict[str, Tensor]:
-    from skillgraft.prompt import collate
+    from skillgraft.tasks.batches import collate
 
     return collate(prompts(n), 0)
 
@@ -279,11 +281,11 @@ def test_a_region_of_a_lora_model(bert: Path, tmp_path: Path, undrawn: None) -> 
     task = ("task.max_length=40",)
     options = (*TINY, *LORA, f"model.path={bert}", *task, "finetune.lr=0.02")
     full = make(tmp_path, *options, "graft=movement", "sparsity=1")
-    metrics = store.read_json(full / "metrics.json")
+    metrics = files.read_json(full / "metrics.json")
     assert metrics["graft"]["test"]["nll"] == metrics["finetuned"]["test"]["nll"]
     assert metrics["finetuned"]["test"]["nll"] != metrics["pretrained"]["test"]["nll"]
     other = make(tmp_path, *options, "graft=random")
-    assert "finetune" not in store.read_json(other / "provenance.json")["seconds"]
+    assert "finetune" not in files.read_json(other / "provenance.json")["seconds"]
 
 
 # ------------------------------------------------------------------------------------ mixtures
@@ -371,7 +373,7 @@ def bitfit(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
 
 def test_the_bias_region_of_a_bias_only_movement_is_the_whole_skill(bitfit: Path) -> None:
     graft = Graft.load(bitfit / "graft.safetensors")
-    digest = store.read_json(bitfit / "status.json")["finetuned"]
+    digest = files.read_json(bitfit / "status.json")["finetuned"]
     after = load_file(bitfit.parent / ".finetuned" / digest / "weights.safetensors")
     from skillgraft.embedded import MODEL
 
@@ -380,7 +382,7 @@ def test_the_bias_region_of_a_bias_only_movement_is_the_whole_skill(bitfit: Path
     assert moved
     assert {n for n, size in sizes_of(graft).items() if size} >= moved
     assert all(n.endswith("bias") for n, size in sizes_of(graft).items() if size)
-    metrics = store.read_json(bitfit / "metrics.json")
+    metrics = files.read_json(bitfit / "metrics.json")
     for split, measured in metrics["graft"].items():
         assert metrics["finetuned"][split].items() <= measured.items()
         assert measured["agreement"] == 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
 from skillgraft import localize
-from skillgraft.activation import active
+from skillgraft.core.activation import active
 
 GOLDEN = Path(__file__).parent / "golden"
 META = json.loads((GOLDEN / "meta.json").read_text())
@@ -125,16 +125,16 @@ def test_best_step_by_score(golden: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("steps", "atol"), [(1, 1e-4), (5, 5e-4), (20, 4e-3)])
 def test_scores(golden: dict[str, Tensor], monkeypatch, steps: int, atol: float) -> None:
     """The scores themselves, which `localize` does not return, read off the engine."""
-    from skillgraft import mask
+    from skillgraft.core import relaxed_graft
 
     kept = []
-    close = mask.RelaxedGraft.close
+    close = relaxed_graft.RelaxedGraft.close
 
     def spy(self) -> None:
         kept.append(self.layout.views(self.scores.clone()))
         close(self)
 
-    monkeypatch.setattr(mask.RelaxedGraft, "close", spy)
+    monkeypatch.setattr(relaxed_graft.RelaxedGraft, "close", spy)
     run(torch.float32, steps)
     for name in NAMES:
         torch.testing.assert_close(kept[0][name], golden[f"S{steps}/{name}"], atol=atol, rtol=1e-4)

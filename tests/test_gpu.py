@@ -9,9 +9,11 @@ import torch
 from runs import SMALL, composed, make, results
 from torch import nn
 
-from skillgraft import config, store
-from skillgraft.graft import Graft
-from skillgraft.mask import localize
+from skillgraft.config import choices
+from skillgraft.core.graft import Graft
+from skillgraft.core.localize import localize
+from skillgraft.runtime import files
+from skillgraft.store import checksums
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 GPU = (*SMALL, "trainer=gpu", "logger=none", "compare.temperature=true")
@@ -42,7 +44,7 @@ def test_a_run_is_near_the_same_run_on_a_cpu(tmp_path: Path) -> None:
     there = make(tmp_path, *SMALL, "logger=none", "compare.temperature=true", "finetune.steps=4")
     assert here != there  # the device is part of a run's identity
     a, b = (
-        store.read_json(folder / "metrics.json")["pretrained"]["test"] for folder in (here, there)
+        files.read_json(folder / "metrics.json")["pretrained"]["test"] for folder in (here, there)
     )
     assert a == pytest.approx(b, abs=1e-4)
     one, other = (Graft.load(folder / "graft.safetensors") for folder in (here, there))
@@ -54,27 +56,27 @@ def test_fine_tuning_goes_on_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """The optimiser's moments come back on the device, and the bits are those of an unbroken run."""
-    from skillgraft import finetune
+    from skillgraft.training import fine_tuning
 
     options = (*GPU, f"finetune={kind}", "finetune.steps=20", "finetune.evaluate_every=10")
     whole = make(tmp_path / "whole", *options)
-    kept = finetune.FineTuning.save
+    kept = fine_tuning.FineTuning.save
 
-    def stop(self: finetune.FineTuning) -> None:
+    def stop(self: fine_tuning.FineTuning) -> None:
         kept(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune.FineTuning, "save", stop)
+    monkeypatch.setattr(fine_tuning.FineTuning, "save", stop)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         make(tmp_path / "broken", *options)
-    monkeypatch.setattr(finetune.FineTuning, "save", kept)
+    monkeypatch.setattr(fine_tuning.FineTuning, "save", kept)
     assert results(make(tmp_path / "broken", *options)) == results(whole)
 
 
 def test_half_precision_makes_a_whole_run(tmp_path: Path) -> None:
     """bf16 autocast: the scores stay fp32, and the run ends like any other."""
     folder = make(tmp_path, *GPU, "trainer.precision=bf16-mixed")
-    assert store.is_whole(folder)
+    assert checksums.is_whole(folder)
 
 
 def test_localize_finds_on_a_gpu_what_it_finds_on_a_cpu() -> None:
@@ -102,14 +104,15 @@ def tuned(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
     """Fine-tune the embedded model without dropout, and return what was trained."""
     from test_training import course, examples
 
-    from skillgraft import checkpoint, model
-    from skillgraft.finetune import discard, finetune
+    from skillgraft.models import checkpoint_files, pretrained
+    from skillgraft.training.fine_tuning import finetune
+    from skillgraft.training.resumable import discard
 
     cfg = composed("trainer=gpu", "finetune.steps=4", "finetune.evaluate_every=4")
-    cfg.trainer.devices, cfg.trainer.strategy = devices, config.Strategy(strategy)
+    cfg.trainer.devices, cfg.trainer.strategy = devices, choices.Strategy(strategy)
     cfg.trainer.progress = False
-    base = checkpoint.locate(cfg.model)
-    classifier = model.load_model(cfg, base, model.load_tokenizer(base)).to("cuda")
+    base = checkpoint_files.locate(cfg.model)
+    classifier = pretrained.load_model(cfg, base, pretrained.load_tokenizer(base)).to("cuda")
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -135,4 +138,4 @@ def test_a_run_whose_fine_tuning_was_sharded(tmp_path: Path) -> None:
     """θ_pre waits on the CPU meanwhile; mask training and every comparison model find it there."""
     both = ("compare.wise=[0.5]", "compare.lottery=[3]", "compare.inside=[3]")
     folder = make(tmp_path, *GPU, "trainer=fsdp", "trainer.devices=1", *both)
-    assert store.is_whole(folder)
+    assert checksums.is_whole(folder)

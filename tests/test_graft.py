@@ -16,16 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skillgraft import Graft, GraftError, active, localize
-from skillgraft.graft import union
-from skillgraft.graft_facts import (
-    facts,
-    layer_of,
-    module_of,
-    shares_by_layer,
-    shares_by_module,
-    sizes_of,
-)
-from skillgraft.region import digest
+from skillgraft.core.digests import digest
+from skillgraft.core.graft import union
+from skillgraft.core.graft_facts import facts, shares_by_layer, shares_by_module, sizes_of
+from skillgraft.core.modules import layer_of, module_of
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

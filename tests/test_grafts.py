@@ -17,11 +17,14 @@ from stores import add, status
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from skillgraft import bars, figure, gc, grafts, index, state, store
-from skillgraft.config import ClaimConfig
+from skillgraft.analysis import plots
+from skillgraft.cli import program
+from skillgraft.config.schema import ClaimConfig
 from skillgraft.embedded import MODEL
+from skillgraft.runtime import files, progress
+from skillgraft.store import garbage, index, job_state
 
-GROUP = get_command(grafts.app).commands  # type: ignore[attr-defined]
+GROUP = get_command(program.app).commands  # type: ignore[attr-defined]
 # How each command is called in a store `runs` with the runs `a` and `b`; a new command needs a line.
 CALLS: dict[str, str] = {
     "list": "runs",
@@ -49,12 +52,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     root = folder / "runs"
     tasks = ("toy_film", "toy_book")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure, "save", lambda _, path: path)
+        patch.setattr(plots, "save", lambda _, path: path)
         runs = [make(root, *TINY, *FEW, "graft.steps=0", f"task={task}").name for task in tasks]
     (root / "sweeps" / "of-two").mkdir(parents=True)
     claim = dataclasses.asdict(ClaimConfig(name="sparsity_curve"))
     record = {"name": "of-two", "claim": claim, "jobs": str(folder / "gone"), "runs": runs}
-    store.write_json(root / "sweeps" / "of-two" / "record.json", record)
+    files.write_json(root / "sweeps" / "of-two" / "record.json", record)
     return folder, runs
 
 
@@ -71,12 +74,12 @@ def call(
         path.touch()
         return path
 
-    monkeypatch.setattr(figure, "save", save)
+    monkeypatch.setattr(plots, "save", save)
     names = {name: f"runs/{run}" for name, run in zip("ab", made[1], strict=True)}
 
     def invoke(name: str, *more: str) -> Result:
         arguments = CALLS[name].format(**names, base=MODEL).split()
-        return CliRunner().invoke(grafts.app, [name, *arguments, *more])
+        return CliRunner().invoke(program.app, [name, *arguments, *more])
 
     return invoke
 
@@ -110,7 +113,7 @@ def test_without_the_option_it_is_text(name: str, call: Callable[..., Result]) -
 def test_what_else_is_printed_goes_to_the_standard_error(
     call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gc, "freeable", lambda _: print("a library's own words") or [])
+    monkeypatch.setattr(garbage, "freeable", lambda _: print("a library's own words") or [])
     done = call("gc", "--json")
     assert json.loads(done.stdout) == {"freed": 0, "items": []}
     assert done.stderr == "a library's own words\n"
@@ -139,7 +142,7 @@ def test_numbers_of_a_table_are_numbers(call: Callable[..., Result]) -> None:
     lines = json.loads(call("table", "--json", "--columns", "graft/test/ece").stdout)
     for line in lines:
         (file,) = Path("runs").glob(f"{line['task']}-*/metrics.json")
-        ece = store.read_json(file)["graft"]["test"]["ece"]
+        ece = files.read_json(file)["graft"]["test"]["ece"]
         assert line["graft/test/ece"] == {"mean": ece, "low": None, "high": None, "n": 1}
 
 
@@ -149,7 +152,7 @@ def offered(line: str) -> list[str]:
     environment = {
         "_GRAFTS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
     }  # fmt: skip
-    done = CliRunner().invoke(grafts.app, prog_name="grafts", env=environment)
+    done = CliRunner().invoke(program.app, prog_name="grafts", env=environment)
     assert done.exit_code == 0, done.output
     return done.stdout.split()
 
@@ -198,7 +201,7 @@ def test_a_table_is_drawn_on_a_terminal_that_has_room_for_it(
     capture = io.StringIO()
     capture.isatty = lambda: True  # type: ignore[method-assign]
     with contextlib.redirect_stdout(capture):
-        grafts.emit(grafts.Answer({}, plain.rstrip("\n")), as_json=False)
+        program.emit(program.Answer({}, plain.rstrip("\n")), as_json=False)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capture.getvalue())
     assert (shown == plain) == (width == 40)
     for word in re.findall(r"[\w./-]*\w", plain):
@@ -207,7 +210,9 @@ def test_a_table_is_drawn_on_a_terminal_that_has_room_for_it(
 
 def test_no_progress_is_for_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[list[bool]] = []
-    monkeypatch.setattr(state, "unfinished", lambda _: said.append(list(bars.unwanted)) or [])
+    monkeypatch.setattr(
+        job_state, "unfinished", lambda _: said.append(list(progress.unwanted)) or []
+    )
     for options in ([], ["--no-progress"], []):
-        CliRunner().invoke(grafts.app, [*options, "list", "nothing"])
+        CliRunner().invoke(program.app, [*options, "list", "nothing"])
     assert said == [[], [True], []]

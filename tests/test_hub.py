@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from runs import composed
 
-from skillgraft import checkpoint, config, data
+from skillgraft.config import validation
 from skillgraft.embedded import MODEL, generator
-from skillgraft.errors import InputError
+from skillgraft.models import checkpoint_files
+from skillgraft.runtime.errors import InputError
+from skillgraft.tasks import loading
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -32,21 +34,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_model_from_the_hub(cache: Path) -> None:
     cfg = composed("model=hub", "model.path=me/tiny")
-    folder = checkpoint.locate(cfg.model)
+    folder = checkpoint_files.locate(cfg.model)
     assert folder.name == COMMIT
-    assert checkpoint.digests(cfg.model, cache / "digests") == checkpoint.digests(
+    assert checkpoint_files.digests(cfg.model, cache / "digests") == checkpoint_files.digests(
         composed().model, cache / "digests"
     )
 
 
 def test_model_that_the_hub_does_not_give(cache: Path) -> None:
     with pytest.raises(InputError, match=r"model.path=me/other: neither a folder nor .* hub"):
-        checkpoint.locate(composed("model=hub", "model.path=me/other").model)
+        checkpoint_files.locate(composed("model=hub", "model.path=me/other").model)
 
 
 def test_revision_that_is_not_there(cache: Path) -> None:
     with pytest.raises(InputError, match=r"model.path=me/tiny"):
-        checkpoint.locate(composed("model=hub", "model.path=me/tiny", "model.revision=v9").model)
+        checkpoint_files.locate(
+            composed("model=hub", "model.path=me/tiny", "model.revision=v9").model
+        )
 
 
 def test_data_set_in_the_layout_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,5 +73,5 @@ def test_data_set_in_the_layout_of_the_hub(tmp_path: Path, monkeypatch: pytest.M
         "task.ood=[]",
     )
     embedded = composed("task.ood=[]")
-    config.check(cfg)
-    assert data.load(cfg).digest() == data.load(embedded).digest()
+    validation.check(cfg)
+    assert loading.load(cfg).digest() == loading.load(embedded).digest()

@@ -13,9 +13,13 @@ import pytest
 from omegaconf import OmegaConf
 from runs import composed
 
-from skillgraft import config, data, store
-from skillgraft.config import RunConfig
-from skillgraft.store import Identity
+from skillgraft.config import compose, packages, validation
+from skillgraft.config.schema import RunConfig
+from skillgraft.runtime.files import write_json
+from skillgraft.store import references
+from skillgraft.store.identity import Identity, identify
+from skillgraft.tasks import loading
+from skillgraft.tasks.rows import TaskData
 
 MIXTURE = ("finetune=multitask", "finetune.tasks=[toy_film,toy_topic]")
 SEQUENCE = ("model.sequence=[toy_film,toy_topic]",)
@@ -119,16 +123,16 @@ DIGESTS: dict[tuple[str, ...], dict[str, str]] = {
 }
 
 
-def resolved(*overrides: str) -> tuple[RunConfig, data.TaskData]:
+def resolved(*overrides: str) -> tuple[RunConfig, TaskData]:
     """Return a run's configuration, filled in as before it is named, and its rows."""
     cfg = composed(*overrides)
-    config.check(cfg)
-    cfg.task.verbalizer = config.verbalizer(cfg.task)
-    config.expand(cfg, [config.CONF])
-    store.absolute_paths(cfg)
-    store.resolve_after(cfg)
-    rows = data.load(cfg)
-    store.resolve_paths(cfg, rows)
+    validation.check(cfg)
+    cfg.task.verbalizer = validation.verbalizer(cfg.task)
+    compose.expand(cfg, [packages.CONF])
+    references.absolute_paths(cfg)
+    references.resolve_after(cfg)
+    rows = loading.load(cfg)
+    references.resolve_paths(cfg, rows)
     return cfg, rows
 
 
@@ -138,7 +142,7 @@ def identity(tmp_path: Path):
 
     def named(*overrides: str, size: int | None = None) -> Identity:
         cfg, rows = resolved(f"store={tmp_path / 'runs'}", *overrides)
-        return store.identify(cfg, rows, size)
+        return identify(cfg, rows, size)
 
     return named
 
@@ -158,7 +162,7 @@ def write_stage(folder: Path) -> Path:
     cfg, _ = resolved(f"store={folder.parent}", *SEQUENCE, "task=toy_film")
     folder.mkdir()
     OmegaConf.save(cfg, folder / "config.yaml")
-    store.write_json(folder / "status.json", {"id": "first", "model": "tiny", "left": "0123456789"})
+    write_json(folder / "status.json", {"id": "first", "model": "tiny", "left": "0123456789"})
     return folder
 
 

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from stores import add, metrics, status
 
-from skillgraft import compare, index
-from skillgraft.intervals import over_seeds
-from skillgraft.store import Store
+from skillgraft.analysis import collect, tables
+from skillgraft.evaluation.intervals import over_seeds
+from skillgraft.store import index, metric_names
+from skillgraft.store.folders import Store
 
 
 def answers(root: Path, n: int = 0) -> list[Any]:
@@ -37,7 +38,9 @@ def check(root: Path, n: int = 0) -> list[dict[str, Any]]:
         [json.loads((f / f"{n}.json").read_text()) for n in ("status", "metrics", "overlap")]
         for f in folders
     ]
-    table = {f.name: index.row_of(*records) for f, records in zip(folders, read, strict=True)}
+    table = {
+        f.name: metric_names.row_of(*records) for f, records in zip(folders, read, strict=True)
+    }
     runs, alike, rows, columns = answers(root, n)
     assert runs == [records[0] for records in read]
     assert alike == [run for run in runs if run["rivals"] == status(n)["rivals"]]
@@ -149,7 +152,7 @@ def test_store_whose_index_cannot_be_written(root: Path) -> None:
 def test_absent_and_empty_store(tmp_path: Path) -> None:
     assert answers(tmp_path / "none") == answers(tmp_path) == [[], [], {}, []]
     assert not (tmp_path / "none").exists()
-    assert compare.collect(Store(tmp_path)).empty
+    assert collect.collect(Store(tmp_path)).empty
 
 
 def adding(root: str, numbers: range) -> None:
@@ -174,10 +177,10 @@ def test_two_processes_add_and_ask(tmp_path: Path) -> None:
 
 def test_table_over_seeds(root: Path) -> None:
     """Against a plain computation, one cell at a time."""
-    frame = compare.collect(Store(root))
+    frame = collect.collect(Store(root))
     assert frame["id"].tolist() == sorted(status(n)["id"] for n in range(12))
     names = ["graft/test/accuracy", "graft/test/relative_gain", "region/size"]
-    table, exact = (compare.over_seeds(frame, names, f) for f in (compare.cell, compare.numbers))
+    table, exact = (tables.over_seeds(frame, names, f) for f in (tables.cell, tables.numbers))
     assert table["n"].tolist() == [5, 5, 2]
     for _, line in table.iterrows():
         measured = [metrics(n) for n in range(12) if status(n)["task"] == line["task"]]
@@ -190,14 +193,14 @@ def test_table_over_seeds(root: Path) -> None:
             numbers = exact.loc[line.name, name]
             assert numbers == pytest.approx(vars(found))
         assert line[names[1]] == ("1.000" if line["n"] == 2 else "1.000 ± 0.000")  # n=11 has none
-    one = compare.over_seeds(frame[:1], names)
+    one = tables.over_seeds(frame[:1], names)
     assert "±" not in one[names[0]][0]
-    (alone,) = compare.over_seeds(frame[:1], names, compare.numbers)[names[0]]
+    (alone,) = tables.over_seeds(frame[:1], names, tables.numbers)[names[0]]
     assert (alone["low"], alone["high"], alone["n"]) == (None, None, 1)
-    none = compare.over_seeds(frame.assign(**{names[1]: pd.Series(None, dtype=object)}), names)
+    none = tables.over_seeds(frame.assign(**{names[1]: pd.Series(None, dtype=object)}), names)
     assert set(none[names[1]]) == {"–"}
 
 
 def test_only_some_runs(root: Path) -> None:
     ids = [status(n)["id"] for n in (2, 7)]
-    assert compare.collect(Store(root), ids)["id"].tolist() == sorted(ids)
+    assert collect.collect(Store(root), ids)["id"].tolist() == sorted(ids)

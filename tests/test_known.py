@@ -11,7 +11,12 @@ import pytest
 from runs import TINY, composed, make
 from stores import pretend
 
-from skillgraft import config, data, known, run, store
+from skillgraft.config import compose, packages
+from skillgraft.experiments import making, run
+from skillgraft.runtime import files
+from skillgraft.store import job_cache, names
+from skillgraft.tasks import loading
+from skillgraft.tasks.rows import SPLITS
 
 Made = Callable[..., Path]
 
@@ -19,15 +24,15 @@ Made = Callable[..., Path]
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     """Make a run, whose metrics are made up, or find it whole."""
-    monkeypatch.setattr(run.Making, "make", pretend)
+    monkeypatch.setattr(making.Making, "make", pretend)
     return lambda *overrides: make(tmp_path / "runs", *TINY, "graft=random", *overrides)
 
 
 def recalled(tmp_path: Path, *overrides: str) -> Path | None:
     """Return what is known of a job, by itself."""
     cfg = composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random", *overrides)
-    file = known.entry(cfg, [config.CONF])
-    return None if file is None else known.recall(file)
+    file = job_cache.entry(cfg, [packages.CONF])
+    return None if file is None else job_cache.recall(file)
 
 
 def test_whole_run_is_found_without_its_data(
@@ -38,7 +43,7 @@ def test_whole_run_is_found_without_its_data(
     assert recalled(tmp_path) == folder
     assert recalled(tmp_path, "seed=7") is None
     assert recalled(tmp_path, "force=true") is None
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(loading, "load", None)
     assert made() == folder
     shutil.rmtree(folder)
     assert recalled(tmp_path) is None
@@ -47,10 +52,10 @@ def test_whole_run_is_found_without_its_data(
 def test_job_knows_its_run(made: Made, tmp_path: Path) -> None:
     folder = made()
     again = run.run(
-        composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random"), [config.CONF], tmp_path
+        composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random"), [packages.CONF], tmp_path
     )
     assert again == folder
-    assert store.read_json(tmp_path / store.RUN_FILE)["id"] == folder.name
+    assert files.read_json(tmp_path / names.RUN_FILE)["id"] == folder.name
 
 
 def rows(path: Path, word: str) -> None:
@@ -69,7 +74,7 @@ OWN = (
 @pytest.mark.parametrize("changed", ["train", "validation", "test"])
 def test_another_content_of_a_file(made: Made, tmp_path: Path, changed: str) -> None:
     own = [*(o.strip("'") for o in OWN)]
-    for split in data.SPLITS:
+    for split in SPLITS:
         rows(tmp_path / f"{split}.jsonl", split)
         own.append(f"task.{split}={tmp_path / split}.jsonl")
     folder = made(*own)
@@ -92,22 +97,22 @@ def test_file_that_comes_into_a_data_folder(made: Made, tmp_path: Path) -> None:
 
 def test_files_that_an_ood_task_stands_on() -> None:
     """A base that changes, or that comes into a folder, makes the answer another."""
-    cfg, folders = composed("task.ood=[toy_book_long]"), [config.CONF, Path("own")]
-    config.expand(cfg, folders)
-    places = set(known.places_of(cfg, folders))
+    cfg, folders = composed("task.ood=[toy_book_long]"), [packages.CONF, Path("own")]
+    compose.expand(cfg, folders)
+    places = set(job_cache.places_of(cfg, folders))
     for name in ("toy_book_long", "toy_book", "_toy_sentiment", "_toy"):
         assert {folder / "task" / f"{name}.yaml" for folder in folders} <= places
-    assert set(known.places_of(cfg, [])) < places  # of a run that is made again
+    assert set(job_cache.places_of(cfg, [])) < places  # of a run that is made again
 
 
 def test_another_run_to_match(made: Made, tmp_path: Path) -> None:
     matching = ("graft=movement", "graft.match=random")
     random, folder = made(), made(*matching)
     assert recalled(tmp_path, *matching) == folder
-    metrics = store.read_json(random / "metrics.json")
+    metrics = files.read_json(random / "metrics.json")
     metrics["region"]["size"] += 1
-    store.write_json(random / "metrics.json", metrics)
-    store.write_json(random / "status.json", store.read_json(random / "status.json"))
+    files.write_json(random / "metrics.json", metrics)
+    files.write_json(random / "status.json", files.read_json(random / "status.json"))
     assert recalled(tmp_path, *matching) is None
     assert made(*matching) != folder
 
@@ -120,14 +125,14 @@ def test_what_depends_on_more_is_not_remembered(tmp_path: Path) -> None:
         ("model.sequence=[toy_film]",),
         (f"model.after={tmp_path}",),
     ):
-        assert known.entry(composed(*TINY, "graft=random", *overrides), [config.CONF]) is None
+        assert job_cache.entry(composed(*TINY, "graft=random", *overrides), [packages.CONF]) is None
     hub = composed("task=sst2", "task.ood=[]", *(o for o in TINY if "ood" not in o))
-    assert known.reads(hub, [config.CONF]) is None
+    assert job_cache.reads(hub, [packages.CONF]) is None
 
 
 def test_another_program(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made()
-    monkeypatch.setattr(known, "program", lambda: "another")
+    monkeypatch.setattr(job_cache, "program", lambda: "another")
     assert recalled(tmp_path) is None
     assert made() == folder
 

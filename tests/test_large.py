@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from skillgraft.graft import Graft
-from skillgraft.region import Layout
+from skillgraft.core.graft import Graft
+from skillgraft.core.layout import Layout
 
 WIDTH, INNER, SHARDS = 2048, 5632, 10
 SHAPES = {

@@ -19,8 +19,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from runs import FEW, TINY, command, composed, results
 
-from skillgraft import config, launch, state, stop, store, sweep
-from skillgraft.finetune import make_trainer
+from skillgraft.config import launchers as launching
+from skillgraft.config import packages
+from skillgraft.config.compose import register
+from skillgraft.config.launchers import EXTRAS, jobs, missing, too_many
+from skillgraft.experiments import sweep
+from skillgraft.runtime import shared_machine, signals
+from skillgraft.runtime.files import read_json, write_json
+from skillgraft.store import job_state, names, sweep_records
+from skillgraft.training.trainer import make_trainer
 
 # Our presets, each with the plugin's launcher that it stands on.
 PRESETS = {
@@ -36,18 +43,16 @@ INSTALLED = [
 
 def preset(*overrides: str) -> DictConfig:
     """Return the whole configuration with Hydra's own part."""
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    register()
+    with initialize_config_dir(str(packages.CONF), version_base="1.3"):
         return compose("run", overrides=list(overrides), return_hydra_config=True)
 
 
 def test_every_launcher_has_its_preset() -> None:
-    files = (config.CONF / "hydra" / "launcher").glob("*.yaml")
+    files = (packages.CONF / "hydra" / "launcher").glob("*.yaml")
     assert {file.stem for file in files} == set(PRESETS)
-    assert set(PRESETS.values()) == set(launch.EXTRAS)
-    assert not set(PRESETS) & set(
-        launch.EXTRAS
-    )  # Hydra would match a file of a plugin's name to it
+    assert set(PRESETS.values()) == set(EXTRAS)
+    assert not set(PRESETS) & set(EXTRAS)  # Hydra would match a file of a plugin's name to it
 
 
 @pytest.mark.parametrize("name", INSTALLED)
@@ -57,10 +62,10 @@ def test_a_preset_stands_on_the_plugin(name: str) -> None:
     plain = preset(f"hydra/launcher={PRESETS[name]}", "threads=3").hydra.launcher
     assert launcher["_target_"] == plain["_target_"]
     assert launcher["_target_"].startswith("hydra_plugins.")
-    first = (config.CONF / "hydra" / "launcher" / f"{name}.yaml").read_text().splitlines()[0]
+    first = (packages.CONF / "hydra" / "launcher" / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith(f"# skillgraft -m hydra/launcher={name} ")
     if name == "cores":
-        assert (launcher.n_jobs, plain.n_jobs) == (launch.jobs(3), -1)
+        assert (launcher.n_jobs, plain.n_jobs) == (jobs(3), -1)
         assert launcher.pre_dispatch == "2*n_jobs"
     elif name == "ray_cluster":
         assert launcher.ray.remote == {"num_cpus": 3, "num_gpus": None}
@@ -72,11 +77,11 @@ def test_a_preset_stands_on_the_plugin(name: str) -> None:
 
 def test_a_plugin_that_is_not_installed(tmp_path: Path) -> None:
     """The one line says which extra to install, whether our preset was asked for or the plugin's own."""
-    assert launch.missing("hydra/launcher/submitit_slurm") == (
+    assert missing("hydra/launcher/submitit_slurm") == (
         'hydra/launcher=submitit_slurm is not installed: pip install "skillgraft[slurm]"'
     )
-    assert launch.missing("hydra/launcher/slrum") is None
-    assert launch.missing("task/ray") is None
+    assert missing("hydra/launcher/slrum") is None
+    assert missing("task/ray") is None
     if "ray_cluster" not in INSTALLED:
         for name in ("ray_cluster", "ray"):
             done = command("-m", f"hydra/launcher={name}", "seed=1,2", cwd=tmp_path)
@@ -89,30 +94,30 @@ def test_a_plugin_that_is_not_installed(tmp_path: Path) -> None:
     ("cores", "threads", "fit"), [(8, 1, 8), (8, 2, 4), (8, 3, 2), (2, 2, 1), (1, 2, 1)]
 )
 def test_jobs_at_once(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, fit: int) -> None:
-    monkeypatch.setattr(launch, "cores", lambda: cores)
-    assert launch.jobs(threads) == fit
-    assert launch.too_many(fit, threads) is None
-    assert f"{fit} would fit" in (launch.too_many(fit + 1, threads) or "")
+    monkeypatch.setattr(launching, "cores", lambda: cores)
+    assert jobs(threads) == fit
+    assert too_many(fit, threads) is None
+    assert f"{fit} would fit" in (too_many(fit + 1, threads) or "")
 
 
 def test_jobs_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more at once than there are GPUs."""
-    monkeypatch.setattr(launch, "cores", lambda: 16)
+    monkeypatch.setattr(launching, "cores", lambda: 16)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    assert launch.jobs(2, "gpu") == 3
-    assert launch.jobs(8, "gpu") == 2
-    assert launch.gpus("gpu") == 3
-    assert launch.gpus("gpu", 1) == 1
-    assert launch.jobs(2, "gpu", 2) == 1
-    assert launch.jobs(2, "cpu", 2) == 4
-    assert "2 and trainer.devices=2" in (launch.too_many(5, 2, "cpu", 2) or "")
-    assert launch.gpus("cpu", 1) is None
+    assert jobs(2, "gpu") == 3
+    assert jobs(8, "gpu") == 2
+    assert launching.gpus("gpu") == 3
+    assert launching.gpus("gpu", 1) == 1
+    assert jobs(2, "gpu", 2) == 1
+    assert jobs(2, "cpu", 2) == 4
+    assert "2 and trainer.devices=2" in (too_many(5, 2, "cpu", 2) or "")
+    assert launching.gpus("cpu", 1) is None
 
 
 HOLD = """
 import sys, time
-from skillgraft import launch
-with launch.free(sys.argv[2:], 1, int(sys.argv[1])) as own:
+from skillgraft.runtime import shared_machine
+with shared_machine.free(sys.argv[2:], 1, int(sys.argv[1])) as own:
     print(*own, flush=True)
     time.sleep(600)
 """
@@ -139,17 +144,17 @@ def test_each_job_gets_a_gpu_of_its_own(
     gpus = ["GPU-a", "GPU-b", "GPU-c"]
     with job_on_a_gpu(1, gpus) as (_, first), job_on_a_gpu(4, gpus) as (killed, second):
         assert (first, second) == (1, 2)  # both begin at 1
-        with launch.free(["GPU-b"]) as own:  # all that this job sees, which is lent
-            assert own == launch.lent == [0]
+        with shared_machine.free(["GPU-b"]) as own:  # all that this job sees, which is lent
+            assert own == shared_machine.lent == [0]
         assert "too few of 1 GPUs are free: this job shares [0]" in caplog.text
-        assert launch.lent == []
-        with launch.free(gpus) as own, launch.free(gpus, job=2) as shared:
+        assert shared_machine.lent == []
+        with shared_machine.free(gpus) as own, shared_machine.free(gpus, job=2) as shared:
             assert (own, shared) == ([0], [2])
-        with launch.free(gpus, 2) as own:  # the last one has given it back
+        with shared_machine.free(gpus, 2) as own:  # the last one has given it back
             assert own == [0, 1]
         killed.kill()
         killed.wait()
-        with launch.free(gpus, 2, job=1) as own:
+        with shared_machine.free(gpus, 2, job=1) as own:
             assert own == [2, 0]
 
 
@@ -161,17 +166,17 @@ def test_a_wait_under_ray_is_a_task_without_cores(monkeypatch: pytest.MonkeyPatc
         asked.append(options)
         return lambda task: SimpleNamespace(remote=lambda: task)
 
-    monkeypatch.setattr(launch.time, "sleep", slept.append)
-    launch.rest(0.5)
+    monkeypatch.setattr(shared_machine.time, "sleep", slept.append)
+    shared_machine.rest(0.5)
     assert (asked, slept) == ([], [0.5])
     ray = SimpleNamespace(is_initialized=lambda: True, remote=remote, get=lambda task: task())
     monkeypatch.setitem(sys.modules, "ray", ray)
-    launch.rest(0.25)
+    shared_machine.rest(0.25)
     assert (asked, slept) == ([{"num_cpus": 0}], [0.5, 0.25])
 
 
 def test_cores_are_those_that_may_be_used() -> None:
-    assert 1 <= launch.cores() <= (os.cpu_count() or 1)
+    assert 1 <= shared_machine.cores() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(("n_jobs", "warned"), [("64", True), ("-1", True), ("1", False)])
@@ -182,7 +187,7 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
     n_jobs: str,
     warned: bool,
 ) -> None:
-    monkeypatch.setattr(launch, "cores", lambda: 4)
+    monkeypatch.setattr(launching, "cores", lambda: 4)
     monkeypatch.setattr(sweep, "begun", [])
     cfg = preset(
         "hydra/launcher=cores", f"hydra.launcher.n_jobs={n_jobs}", "threads=2", f"store={tmp_path}"
@@ -227,7 +232,7 @@ def test_submitit_queues_a_job_again_once_its_run_has_ended() -> None:
         raise SystemExit(144)
 
     def run() -> None:
-        with stop.watching():
+        with signals.watching():
             try:
                 signal.raise_signal(signal.SIGUSR2)
             finally:
@@ -246,10 +251,10 @@ def test_submitit_queues_a_job_again_once_its_run_has_ended() -> None:
 def test_a_job_that_is_queued_again_counts_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.write_json(tmp_path / sweep.PLAN, {"total": 2, "started": time.time()})
-    for number, became in ((0, state.INTERRUPTED), (1, state.WHOLE), (0, state.WHOLE)):
+    write_json(tmp_path / sweep_records.PLAN, {"total": 2, "started": time.time()})
+    for number, became in ((0, job_state.INTERRUPTED), (1, job_state.WHOLE), (0, job_state.WHOLE)):
         (tmp_path / str(number)).mkdir(exist_ok=True)
-        store.write_json(tmp_path / str(number) / store.RUN_FILE, {"state": became})
+        write_json(tmp_path / str(number) / names.RUN_FILE, {"state": became})
         with caplog.at_level(logging.INFO):
             sweep.progress(tmp_path / str(number))
     assert [record.message.partition(", about")[0] for record in caplog.records] == [
@@ -271,7 +276,7 @@ def test_the_same_bits_under_any_launcher(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "eprecat" not in done.stderr + done.stdout
         (record,) = (tmp_path / name / "sweeps").glob("*/record.json")
-        runs = store.read_json(record)["runs"]
+        runs = read_json(record)["runs"]
         assert ["seed13" in run for run in runs] == [True, False]
         made[name] = {run: results(tmp_path / name / run) for run in runs}
     assert all(made[name] == made["basic"] for name in launchers)

@@ -15,19 +15,19 @@ from typing import Any
 import pytest
 import torch
 
-from skillgraft import lease
-from skillgraft.finetune import write_tensors
-from skillgraft.store import Store
+from skillgraft.runtime import leases
+from skillgraft.store.folders import Store
+from skillgraft.training.checkpoints import write_tensors
 
 # Adds one to a number in a file, slowly, so that two at a time would lose an addition.
 ADD = """
 import sys, time
 from pathlib import Path
-from skillgraft import lease
+from skillgraft.runtime import leases
 path, counter = map(Path, sys.argv[1:3])
-lease.POLL = 0.01
+leases.POLL = 0.01
 for _ in range(int(sys.argv[3])):
-    with lease.hold(path):
+    with leases.hold(path):
         number = int(counter.read_text())
         time.sleep(0.01)
         counter.write_text(str(number + 1))
@@ -35,24 +35,24 @@ for _ in range(int(sys.argv[3])):
 HOLD = """
 import sys, time
 from pathlib import Path
-from skillgraft import lease
-with lease.hold(Path(sys.argv[1])):
+from skillgraft.runtime import leases
+with leases.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)
 """
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from skillgraft import lease
+from skillgraft.runtime import leases
 STEP = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-with lease.hold(Path(sys.argv[1])):
+with leases.hold(Path(sys.argv[1])):
     pass
 """
 FORK = """
 import os, sys
 from pathlib import Path
-from skillgraft import lease
-with lease.hold(Path(sys.argv[1])) as held:
+from skillgraft.runtime import leases
+with leases.hold(Path(sys.argv[1])) as held:
     if os.fork() == 0:
         held.release()
         os._exit(0)
@@ -63,7 +63,7 @@ with lease.hold(Path(sys.argv[1])) as held:
 
 def later_of_its_pid() -> dict[str, Any]:
     """Return the record of a process that has ended, whose pid is this one's now."""
-    own = lease.own_record()
+    own = leases.own_record()
     return own | {"started": own["started"] - 1000, "ticks": -1}
 
 
@@ -90,7 +90,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "POLL", 0.02)
+    monkeypatch.setattr(leases, "POLL", 0.02)
 
 
 def taken_within(path: Path, seconds: float) -> bool:
@@ -98,7 +98,7 @@ def taken_within(path: Path, seconds: float) -> bool:
     got, over = threading.Event(), threading.Event()
 
     def want() -> None:
-        with lease.hold(path):
+        with leases.hold(path):
             got.set()
             over.wait(30)
 
@@ -113,7 +113,7 @@ def taken_within(path: Path, seconds: float) -> bool:
 
 @pytest.mark.parametrize(
     "step",
-    ["Path.write_text", "Path.rename", "lease.Lease.__init__", "Path.unlink", "Path.rmdir"],
+    ["Path.write_text", "Path.rename", "leases.Lease.__init__", "Path.unlink", "Path.rmdir"],
 )
 def test_owner_killed_at_any_step_blocks_nobody(path: Path, step: str) -> None:
     """Before the record, before and after the lease is acquired, and before and within the release."""
@@ -124,7 +124,7 @@ def test_owner_killed_at_any_step_blocks_nobody(path: Path, step: str) -> None:
 def test_live_owner_of_another_machine_with_the_same_host_name_keeps_it(path: Path) -> None:
     gone = later_of_its_pid()
     leave(path, **(gone | {"machine": "another boot"}))
-    assert lease.holder(path) is not None
+    assert leases.holder(path) is not None
     assert not taken_within(path, 0.3)
 
 
@@ -140,14 +140,14 @@ def test_many_processes_have_it_one_at_a_time(path: Path, tmp_path: Path) -> Non
 
 
 def test_release_leaves_nothing(path: Path) -> None:
-    with lease.hold(path):
-        record = lease.holder(path)
+    with leases.hold(path):
+        record = leases.holder(path)
         assert record is not None
         assert record["pid"] == os.getpid()
         assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert list(path.parent.iterdir()) == []
-    assert lease.holder(path) is None
-    with pytest.raises(KeyError), lease.hold(path):
+    assert leases.holder(path) is None
+    with pytest.raises(KeyError), leases.hold(path):
         raise KeyError
     assert list(path.parent.iterdir()) == []
 
@@ -157,49 +157,49 @@ def test_killed_owner_on_the_same_host_is_followed_at_once(path: Path) -> None:
     process = program(HOLD, path, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    assert lease.holder(path) is not None
+    assert leases.holder(path) is not None
     assert not taken_within(path, 0.3)
     process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while lease.holder(path) is not None:
+    while leases.holder(path) is not None:
         assert time.monotonic() < deadline
     assert taken_within(path, 5)
     process.communicate()
 
 
 def test_without_waiting(path: Path) -> None:
-    with lease.at_once(path) as mine, lease.at_once(path) as again:
+    with leases.at_once(path) as mine, leases.at_once(path) as again:
         assert (mine, again) == (True, False)
         assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert list(path.parent.iterdir()) == []
     leave(path, age=100)
-    with lease.at_once(path) as mine:
+    with leases.at_once(path) as mine:
         assert mine
 
 
 def test_reused_pid_is_not_the_owner(path: Path) -> None:
     leave(path, **later_of_its_pid())
-    assert lease.holder(path) is None
+    assert leases.holder(path) is None
     assert taken_within(path, 5)
 
 
 def test_a_step_of_the_clock_robs_no_owner() -> None:
     """It moves the boot's time, and with it the times of all starts; records had no ticks once."""
-    own = lease.own_record()
+    own = leases.own_record()
     stepped = own | {"started": own["started"] - 3600}
-    assert lease.is_gone(stepped) == (own["ticks"] is None)
-    assert lease.is_gone(later_of_its_pid())
+    assert leases.is_gone(stepped) == (own["ticks"] is None)
+    assert leases.is_gone(later_of_its_pid())
     for without in ({n: v for n, v in r.items() if n != "ticks"} for r in (own, stepped)):
-        assert lease.is_gone(without) == (without["started"] != own["started"])
+        assert leases.is_gone(without) == (without["started"] != own["started"])
 
 
 def test_other_host_is_judged_by_its_last_touch(path: Path) -> None:
-    file = leave(path, age=lease.STALE - 20)
-    assert lease.holder(path) is not None
+    file = leave(path, age=leases.STALE - 20)
+    assert leases.holder(path) is not None
     assert not taken_within(path, 0.3)
     assert file.exists()
     os.utime(file, (file.stat().st_mtime - 30,) * 2)
-    assert lease.holder(path) is None
+    assert leases.holder(path) is None
     assert taken_within(path, 5)
     assert not file.exists()
 
@@ -207,7 +207,7 @@ def test_other_host_is_judged_by_its_last_touch(path: Path) -> None:
 def test_damaged_record_is_judged_by_its_last_touch(path: Path) -> None:
     file = leave(path)
     file.write_text("{")
-    assert lease.holder(path) == {}
+    assert leases.holder(path) == {}
     os.utime(file, (0, 0))
     assert taken_within(path, 5)
 
@@ -215,19 +215,19 @@ def test_damaged_record_is_judged_by_its_last_touch(path: Path) -> None:
 def test_late_taker_removes_no_fresh_lease(path: Path) -> None:
     """Whoever saw a stale lease and acts on it after another has taken over does nothing."""
     leave(path, age=100)
-    seen = lease.look(path)
+    seen = leases.look(path)
     assert seen is not None
-    with lease.hold(path) as fresh:
+    with leases.hold(path) as fresh:
         with pytest.raises(FileNotFoundError):
             seen[0].unlink()
         fresh.check()
 
 
 def test_heartbeat_keeps_it_beyond_the_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT", 0.05)
-    monkeypatch.setattr(lease, "STALE", 0.6)
-    monkeypatch.setattr(lease, "machine", lambda: os.urandom(4).hex())  # as if on different hosts
-    with lease.hold(path):
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+    monkeypatch.setattr(leases, "STALE", 0.6)
+    monkeypatch.setattr(leases, "machine", lambda: os.urandom(4).hex())  # as if on different hosts
+    with leases.hold(path):
         assert not taken_within(path, 1.5)
 
 
@@ -239,7 +239,7 @@ def test_owner_that_was_silent_publishes_nothing(tmp_path: Path) -> None:
         file.unlink()  # what whoever takes over does
         another = leave(tmp_path / "another")
         another.parent.rename(place.lease("a"))
-        with pytest.raises(lease.LeaseLost, match="a: another process took over"):
+        with pytest.raises(leases.LeaseLost, match="a: another process took over"):
             place.publish(partial, place.run("a"), {})
     assert not place.run("a").exists()
     assert (place.lease("a") / another.name).exists()  # release removes its own alone
@@ -252,7 +252,7 @@ def test_owner_that_was_silent_writes_no_checkpoint(tmp_path: Path) -> None:
         write_tensors(file, {"a": torch.zeros(1)}, {})
         before = file.read_bytes()
         next(place.lease("run").iterdir()).unlink()
-        with pytest.raises(lease.LeaseLost, match="run: another process took over"):
+        with pytest.raises(leases.LeaseLost, match="run: another process took over"):
             write_tensors(file, {"a": torch.ones(1)}, {})
     assert file.read_bytes() == before
     write_tensors(
@@ -267,5 +267,5 @@ def test_forked_child_leaves_the_lease_of_its_parent(path: Path) -> None:
 def test_empty_file_of_an_earlier_version_is_in_nobodys_way(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.touch()
-    assert lease.holder(path) is None
+    assert leases.holder(path) is None
     assert taken_within(path, 5)

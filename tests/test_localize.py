@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skillgraft import Graft, localize
-from skillgraft.mask import RelaxedGraft, graftable_pair, initial_scores
-from skillgraft.region import digest
+from skillgraft.core.best_mask import initial_scores
+from skillgraft.core.digests import digest
+from skillgraft.core.localize import graftable_pair
+from skillgraft.core.relaxed_graft import RelaxedGraft
 
 # ------------------------------------------------------------------------------- the modules
 
@@ -550,9 +552,9 @@ def test_how_the_flat_vectors_are_cut_changes_last_bits_at_most(
         return torch.isin(torch.arange(total), inside)
 
     expected = learned()
-    monkeypatch.setattr("skillgraft.mask.chunk_sizes", lambda _: sizes)
+    monkeypatch.setattr("skillgraft.core.flat_model.chunk_sizes", lambda _: sizes)
     if dense:
-        monkeypatch.setattr("skillgraft.region.base_of", flags)
+        monkeypatch.setattr("skillgraft.core.relaxation.base_of", flags)
     torch.testing.assert_close(learned(), expected, rtol=1e-5, atol=1e-5)
 
 

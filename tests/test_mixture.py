@@ -12,11 +12,14 @@ import pytest
 import torch
 from runs import TINY, make, results
 
-from skillgraft import data, rerun, store
-from skillgraft.config import RunConfig
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft, GraftError, intersection, union
-from skillgraft.store import Store
+from skillgraft.config.schema import RunConfig
+from skillgraft.core.graft import Graft, intersection, union
+from skillgraft.experiments import rerun
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import GraftError, InputError
+from skillgraft.store.folders import Store
+from skillgraft.tasks import loading
+from skillgraft.tasks.rows import TaskData
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -38,7 +41,7 @@ def runs(place: Path, undrawn: None) -> dict[str, Path]:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    return store.read_json(folder / "metrics.json")
+    return files.read_json(folder / "metrics.json")
 
 
 def plain(measured: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def plain(measured: dict[str, Any]) -> dict[str, Any]:
 
 def test_tasks_share_one_fine_tuning(place: Path, runs: dict[str, Path]) -> None:
     assert len(list((place / ".finetuned").iterdir())) == 1
-    seconds = [store.read_json(run / "provenance.json")["seconds"] for run in runs.values()]
+    seconds = [files.read_json(run / "provenance.json")["seconds"] for run in runs.values()]
     assert ["finetune" in s for s in seconds] == [True, False, False]
 
 
@@ -73,27 +76,27 @@ def test_changed_rows_of_another_task_are_named_before_a_rerun(
 ) -> None:
     run, scratch = runs["toy_film"], Store(tmp_path)
     assert rerun.inputs(run, scratch) == []
-    load = data.load
+    load = loading.load
 
-    def changed(cfg: RunConfig) -> data.TaskData:
+    def changed(cfg: RunConfig) -> TaskData:
         rows = load(cfg)
         others = dict(rows.others)
         others["toy_topic"] = replace(others["toy_topic"], train=others["toy_topic"].train[::-1])
         return replace(rows, others=others)
 
-    monkeypatch.setattr(data, "load", changed)
+    monkeypatch.setattr(loading, "load", changed)
     assert [difference.what for difference in rerun.inputs(run, scratch)] == [
         "digest of data of toy_topic"
     ]
     old = shutil.copytree(run, tmp_path / run.name)  # of a version that did not record them
-    facts = store.read_json(old / "provenance.json")
+    facts = files.read_json(old / "provenance.json")
     facts["digests"] = {n: d for n, d in facts["digests"].items() if not n.startswith("data of")}
-    store.write_json(old / "provenance.json", facts)
+    files.write_json(old / "provenance.json", facts)
     assert rerun.inputs(old, scratch) == []
 
 
 def test_the_regions_are_compared(runs: dict[str, Path]) -> None:
-    overlap = store.read_json(runs["toy_para"] / "overlap.json")
+    overlap = files.read_json(runs["toy_para"] / "overlap.json")
     assert set(overlap) == {"toy_film", "toy_topic"}
     for other, entry in overlap.items():
         a, b = (Graft.load(runs[t] / "graft.safetensors") for t in ("toy_para", other))
@@ -123,7 +126,7 @@ def test_the_same_task_twice_overlaps_entirely(tmp_path: Path) -> None:
         "task.verbalizer=[terrible,great]",
     )  # fmt: skip
     one, two = (make(tmp_path / "runs", *options, f"task.name={name}") for name in ("one", "two"))
-    entry = store.read_json(two / "overlap.json")["one"]
+    entry = files.read_json(two / "overlap.json")["one"]
     assert (entry["iou"], entry["a_in_b"], entry["b_in_a"]) == (1, 1, 1)
     assert entry["run"] == one.name
 
@@ -160,7 +163,7 @@ def test_a_single_graft_on_another_task(place: Path, runs: dict[str, Path]) -> N
     folder = joined(place, "toy_topic", ["toy_film"])
     expected = metrics_of(runs["toy_film"])["graft"]["tasks/toy_topic"]
     assert metrics_of(folder)["graft"]["test"] == expected
-    assert "sparsity" in store.read_json(folder / "status.json")
+    assert "sparsity" in files.read_json(folder / "status.json")
 
 
 def test_the_union_trained_inside(place: Path, runs: dict[str, Path]) -> None:
@@ -181,12 +184,12 @@ def test_seeds_of_one_union_are_one_setting(place: Path, runs: dict[str, Path]) 
             place, *MIX, f"seed={seed}", "finetune.steps=3", "graft=file", "graft.by=movement",
             "graft.paths=[toy_film,toy_topic]",
         )  # fmt: skip
-        settings.append(store.read_json(folder / "status.json")["setting"])
+        settings.append(files.read_json(folder / "status.json")["setting"])
     assert settings[0] == settings[1]
     other = joined(
         place, "toy_film", ["toy_film"], "seed=21", "graft.by=movement", "finetune.steps=3"
     )
-    assert store.read_json(other / "status.json")["setting"] != settings[0]
+    assert files.read_json(other / "status.json")["setting"] != settings[0]
 
 
 def test_a_wrong_base_is_one_line(place: Path, runs: dict[str, Path], tmp_path: Path) -> None:

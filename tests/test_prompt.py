@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from models import TOKENIZERS, WORDS, tokenizer
 from runs import composed
 
-from skillgraft import prompt
-from skillgraft.config import RunConfig, TaskConfig
-from skillgraft.data import Row
-from skillgraft.errors import InputError
-from skillgraft.prompt import Encoded, Encoder
+from skillgraft.config.schema import RunConfig, TaskConfig
+from skillgraft.runtime.errors import InputError
+from skillgraft.tasks import batches, templates, tokens
+from skillgraft.tasks.encoder import Encoded, Encoder, make_encoder
+from skillgraft.tasks.rows import Row
 
 KINDS = sorted(set(TOKENIZERS.values()))
 SINGLE = ("*text* It was *mask*.", "*mask*: *text*", "*text* This is *mask* .", "*text* *mask*")
@@ -105,15 +105,15 @@ A_MASK, A_QUESTION, A_WORD = "*a* *mask*, *b*", "*a*? *mask*, *b*", "*a* so *mas
     ],
 )
 def test_pair_rules(template: str, a: str, b: str, filled_a: str, filled_b: str) -> None:
-    pieces = prompt.parse_template(template)
-    filled = prompt.fill(Row(a, b, 0), pieces)
+    pieces = templates.parse_template(template)
+    filled = templates.fill(Row(a, b, 0), pieces)
     texts = {pieces[i][0]: text.removeprefix(" ") for i, text in filled.items()}
     assert texts == {"a": filled_a, "b": filled_b}
 
 
 def test_single_texts_keep_case_and_punctuation() -> None:
-    pieces = prompt.parse_template("*text* *mask*.")
-    assert prompt.fill(Row(" Was it good? ", None, 0), pieces) == {0: "Was it good?"}
+    pieces = templates.parse_template("*text* *mask*.")
+    assert templates.fill(Row(" Was it good? ", None, 0), pieces) == {0: "Was it good?"}
 
 
 # ------------------------------------------------------------------------------- truncation
@@ -160,7 +160,7 @@ def spans(ids: list[int], within: set[int]) -> list[list[int]]:
 def test_truncate(lengths: list[int], room: int) -> None:
     texts = [list(range(n)) for n in lengths]
     kept = list(texts)  # the lists themselves are cut, in place
-    prompt.truncate(texts, room)
+    tokens.truncate(texts, room)
     after = [len(text) for text in kept]
     assert sum(after) == min(sum(lengths), room)
     for text, before in zip(kept, lengths, strict=True):
@@ -207,7 +207,7 @@ def test_plain_is_the_tokenizer_itself(kind: str) -> None:
 )
 def test_templates_that_do_not_fit(template: str, expected: str) -> None:
     with pytest.raises(InputError) as error:
-        prompt.parse_template(template)
+        templates.parse_template(template)
     assert expected in str(error.value)
     assert f"task.template={template!r}" in str(error.value)
 
@@ -227,7 +227,7 @@ def test_a_text_with_the_mask_token(kind: str, where: str) -> None:
 def test_words_are_their_tokens(kind: str) -> None:
     own, labels = tokenizer(kind), [f"label {word}" for word in WORDS]
     words = dict(zip(reversed(labels), reversed(WORDS), strict=True))
-    ids = prompt.words_to_ids(task(labels=labels, verbalizer=words), own)
+    ids = tokens.words_to_ids(task(labels=labels, verbalizer=words), own)
     for word, token in zip(WORDS, ids, strict=True):
         assert own.decode([token]).strip().lower() == word.lower()
         # the token that stands for the word in running text
@@ -235,7 +235,7 @@ def test_words_are_their_tokens(kind: str) -> None:
 
 
 def test_words_have_their_leading_space() -> None:
-    [_, great] = prompt.words_to_ids(task(), tokenizer("bytes"))
+    [_, great] = tokens.words_to_ids(task(), tokenizer("bytes"))
     assert tokenizer("bytes").convert_ids_to_tokens(great) == "Ġgreat"
 
 
@@ -244,7 +244,7 @@ def test_words_have_their_leading_space() -> None:
 def test_a_word_that_is_not_one_token(kind: str, word: str) -> None:
     bad = task(verbalizer={"negative": "terrible", "positive": word})
     with pytest.raises(InputError, match=r"task\.verbalizer.*not one token") as error:
-        prompt.words_to_ids(bad, tokenizer(kind))
+        tokens.words_to_ids(bad, tokenizer(kind))
     assert f"'{word}'" in str(error.value)
     assert "'positive'" in str(error.value)
     assert "task mine" in str(error.value)
@@ -253,7 +253,7 @@ def test_a_word_that_is_not_one_token(kind: str, word: str) -> None:
 def test_two_words_that_a_lower_casing_tokenizer_merges() -> None:
     bad = task(verbalizer={"negative": "Great", "positive": "great"})
     with pytest.raises(InputError, match="same token"):
-        prompt.words_to_ids(bad, tokenizer("wordpiece"))
+        tokens.words_to_ids(bad, tokenizer("wordpiece"))
 
 
 # ------------------------------------------------------------------------------- which encoder
@@ -273,13 +273,13 @@ def settings_of(*overrides: str) -> RunConfig:
     ],
 )
 def test_make_encoder(overrides: tuple[str, ...], template: str | None) -> None:
-    made = prompt.make_encoder(settings_of(*overrides), tokenizer("wordpiece"), 512)
+    made = make_encoder(settings_of(*overrides), tokenizer("wordpiece"), 512)
     assert made == Encoder(tokenizer("wordpiece"), template, 128)
 
 
 def test_max_length_beyond_the_model() -> None:
     with pytest.raises(InputError, match=r"task\.max_length=128.*hub.*127"):
-        prompt.make_encoder(settings_of(), tokenizer("wordpiece"), 127)
+        make_encoder(settings_of(), tokenizer("wordpiece"), 127)
 
 
 def test_no_mask_token() -> None:
@@ -288,15 +288,15 @@ def test_no_mask_token() -> None:
     bare = copy.deepcopy(tokenizer("bytes"))
     bare.mask_token = None
     with pytest.raises(InputError, match="no mask token; use finetune=linear"):
-        prompt.make_encoder(settings_of(), bare, 512)
-    assert prompt.make_encoder(settings_of("finetune=linear"), bare, 512).template is None
+        make_encoder(settings_of(), bare, 512)
+    assert make_encoder(settings_of("finetune=linear"), bare, 512).template is None
 
 
 # ------------------------------------------------------------------------------- batches
 
 
 def test_collate() -> None:
-    batch = prompt.collate([Encoded([5, 6, 7], [0, 0, 1], 2, 1), Encoded([8], [0], 0, 0)], 9)
+    batch = batches.collate([Encoded([5, 6, 7], [0, 0, 1], 2, 1), Encoded([8], [0], 0, 0)], 9)
     expected = {
         "input_ids": [[5, 6, 7], [8, 9, 9]],
         "attention_mask": [[1, 1, 1], [1, 0, 0]],
@@ -327,14 +327,14 @@ class Recorded:
     ("device", "calls"), [("cpu", [("cpu", False)]), ("cuda", ["pinned", ("cuda", True)])]
 )
 def test_only_a_gpu_has_its_batches_pinned(device: str, calls: list[object]) -> None:
-    batch = prompt.to_device({"labels": Recorded()}, torch.device(device))
+    batch = batches.to_device({"labels": Recorded()}, torch.device(device))
     assert batch["labels"].calls == calls
 
 
 @given(lengths=st.lists(st.integers(1, 20), max_size=40), size=st.integers(1, 9))
 def test_by_length_covers_each_row_once(lengths: list[int], size: int) -> None:
     rows = [Encoded([0] * n, [0] * n, 0, 0) for n in lengths]
-    groups = list(prompt.by_length(rows, size))
+    groups = list(batches.by_length(rows, size))
     assert sorted(i for group in groups for i in group) == list(range(len(rows)))
     assert all(len(group) == size for group in groups[:-1])
     in_order = [lengths[i] for group in groups for i in group]
@@ -343,6 +343,6 @@ def test_by_length_covers_each_row_once(lengths: list[int], size: int) -> None:
 
 @given(order=st.permutations(range(7)), size=st.integers(1, 8))
 def test_in_batches_keeps_the_order(order: list[int], size: int) -> None:
-    groups = prompt.in_batches(order, size)
+    groups = batches.in_batches(order, size)
     assert [i for group in groups for i in group] == order
     assert [len(group) for group in groups[:-1]] == [size] * (len(groups) - 1)

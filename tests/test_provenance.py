@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from runs import composed
 
-from skillgraft import config, provenance
-from skillgraft.checkpoint import file_digest
+from skillgraft.config import compose, packages
+from skillgraft.experiments import provenance
+from skillgraft.runtime.digests import file_digest
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def checkout(folder: Path, name: str) -> Path:
 
 
 def test_commit_and_whether_it_was_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "PACKAGE", checkout(tmp_path, "skillgraft"))
+    monkeypatch.setattr(packages, "PACKAGE", checkout(tmp_path, "skillgraft"))
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # as inside a git hook
     clean = provenance.code()
     assert clean is not None
@@ -50,7 +51,7 @@ def test_commit_and_whether_it_was_dirty(tmp_path: Path, monkeypatch: pytest.Mon
 def test_code_that_git_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dirty: bool
 ) -> None:
-    monkeypatch.setattr(config, "PACKAGE", checkout(tmp_path, "skillgraft"))
+    monkeypatch.setattr(packages, "PACKAGE", checkout(tmp_path, "skillgraft"))
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
     code = provenance.code()
@@ -73,7 +74,7 @@ def test_the_peak_of_memory_is_the_runs_own() -> None:
 def test_repository_of_somebody_else_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "PACKAGE", checkout(tmp_path, "theirs"))
+    monkeypatch.setattr(packages, "PACKAGE", checkout(tmp_path, "theirs"))
     assert provenance.code() is None
 
 
@@ -84,7 +85,7 @@ def test_files_of_a_folder_of_data(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     cfg = composed("task=sst2", f"data_dir={tmp_path}", "task.ood=[cr]")
-    config.expand(cfg, [config.CONF])
+    compose.expand(cfg, [packages.CONF])
     found = provenance.files(cfg, tmp_path / "cache")
     below = {Path(path) for path in found if tmp_path in Path(path).parents}
     assert {path.relative_to(tmp_path).as_posix() for path in below} == read

@@ -19,10 +19,13 @@ from runs import TINY, make
 from test_graft import META, PRE, Net, assert_same, assert_same_graft, bits
 from test_graft import make as small
 
-from skillgraft import Graft, GraftError, hub, store
-from skillgraft.activation import active
-from skillgraft.errors import InputError
-from skillgraft.hub_grafts import load_from_hub, push_to_hub
+from skillgraft import Graft, GraftError
+from skillgraft.core.activation import active
+from skillgraft.export import hub
+from skillgraft.export.hub import load_from_hub, push_to_hub
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.files import read_json
+from skillgraft.store import hub_files
 
 TOKEN = "hf_neverToBeSeenInAnyOutput"
 
@@ -131,7 +134,7 @@ def grafts(*arguments: str) -> tuple[int, str]:
 def test_a_graft_comes_back_to_the_bit(server: dict[str, dict]) -> None:
     graft = small([0, 5, 12, 24], meta=META, head={"weight": torch.ones(2, 3)})
     first = push_to_hub(graft, "me/sums")
-    assert set(server["me/sums"]["commits"][first.oid]) == {hub.FILE, "README.md"}
+    assert set(server["me/sums"]["commits"][first.oid]) == {hub_files.FILE, "README.md"}
     assert_same_graft(load_from_hub("me/sums"), graft)
     other = small([1], meta=META)
     second = push_to_hub(other, "me/sums", private=True)  # the repository is there: it stays public
@@ -139,7 +142,9 @@ def test_a_graft_comes_back_to_the_bit(server: dict[str, dict]) -> None:
     assert_same_graft(load_from_hub("me/sums"), other)
     assert_same_graft(load_from_hub("me/sums", revision=first.oid), graft)
     assert (
-        hub.pinned("hub:me/sums") == hub.pinned("hub:me/sums@main") == f"hub:me/sums@{second.oid}"
+        hub_files.pinned("hub:me/sums")
+        == hub_files.pinned("hub:me/sums@main")
+        == f"hub:me/sums@{second.oid}"
     )
     net = Net(PRE)
     with active(net, load_from_hub("me/sums")):
@@ -155,7 +160,7 @@ def test_a_private_repository(server: dict[str, dict]) -> None:
 def test_what_the_hub_has_is_checked_as_a_local_file(server: dict[str, dict]) -> None:
     commit = push_to_hub(small([0, 5, 24]), "me/cut").oid
     files = server["me/cut"]["commits"][commit]
-    whole = files[hub.FILE]
+    whole = files[hub_files.FILE]
     for number, (content, words) in enumerate(
         (
             (whole[:-9], "not a whole safetensors file"),
@@ -164,7 +169,7 @@ def test_what_the_hub_has_is_checked_as_a_local_file(server: dict[str, dict]) ->
         )
     ):
         server[f"me/cut{number}"] = {
-            "commits": {"1" * 40: {hub.FILE: content}},
+            "commits": {"1" * 40: {hub_files.FILE: content}},
             "refs": {"main": "1" * 40},
         }
         with pytest.raises(GraftError, match=words):
@@ -221,14 +226,14 @@ def test_a_run_is_pushed_with_its_metrics(server: dict[str, dict], run: Path) ->
     assert sorted(files) == ["README.md", "graft.safetensors", "metrics.json"]
     assert all(name in shown for name in files)
     assert files["README.md"].decode() in shown
-    assert files[hub.FILE] == (run / hub.FILE).read_bytes()
-    assert json.loads(files["metrics.json"]) == store.read_json(run / "metrics.json")
+    assert files[hub_files.FILE] == (run / hub_files.FILE).read_bytes()
+    assert json.loads(files["metrics.json"]) == read_json(run / "metrics.json")
     for content in files.values():  # nothing of this machine goes along
         assert str(run.parent).encode() not in content
 
 
 def test_the_card_says_what_the_run_measured(server: dict[str, dict], run: Path) -> None:
-    graft, metrics = Graft.load(run / hub.FILE), store.read_json(run / "metrics.json")
+    graft, metrics = Graft.load(run / hub_files.FILE), read_json(run / "metrics.json")
     code, shown = grafts("push", str(run), "me/film", "--model", "me/tiny", "--dry-run")
     assert code == 0
     card = ModelCard(shown[shown.index("---") :])
@@ -253,9 +258,9 @@ def test_the_card_says_what_the_run_measured(server: dict[str, dict], run: Path)
     # the card's own lines
     commit = push_to_hub(graft, "me/film")
     code = card.text.split("```python\n")[1].split("```")[0]
-    from skillgraft import config
+    from skillgraft.config import packages
 
-    base = config.package_path("package:skillgraft/embedded/model", "model.path")
+    base = packages.package_path("package:skillgraft/embedded/model", "model.path")
     names: dict = {}
     exec(code.replace('"me/tiny"', repr(str(base))), names)
     for name, index in graft.indices.items():
@@ -274,7 +279,7 @@ def test_a_hub_model_is_named_and_a_folder_is_not() -> None:
 def test_a_reference_wherever_a_graft_is_an_argument(
     server: dict[str, dict], run: Path, tmp_path: Path
 ) -> None:
-    graft = Graft.load(run / hub.FILE)
+    graft = Graft.load(run / hub_files.FILE)
     push_to_hub(graft, "me/film")
     push_to_hub(small([3], meta=META), "me/sums")
     assert json.loads(grafts("show", "hub:me/film", "--json")[1])["size"] == graft.size
@@ -292,12 +297,12 @@ def test_a_run_that_evaluates_a_graft_of_the_hub(
     server: dict[str, dict], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record has the commit; with the file in the hub's cache it is found again without the hub."""
-    graft = Graft.load(run / hub.FILE)
+    graft = Graft.load(run / hub_files.FILE)
     commit = push_to_hub(graft, "me/film").oid
     options = (*TINY, "graft=file", "task=toy_book")
     folder = make(run.parent, *options, "graft.paths=[hub:me/film]")
     assert f"- hub:me/film@{commit}" in (folder / "config.yaml").read_text()
-    assert torch.equal(Graft.load(folder / hub.FILE).region(), graft.region())
+    assert torch.equal(Graft.load(folder / hub_files.FILE).region(), graft.region())
     local = make(run.parent, *options, f"graft.paths=[{run.name}]")
     assert local == folder  # the same files' digests are the same run
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

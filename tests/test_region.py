@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skillgraft import region
-from skillgraft.region import Layout
+from skillgraft.core import digests, regions, relaxation, top_k
+from skillgraft.core.layout import Layout
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -45,7 +45,7 @@ def oracle(values: Tensor, count: int) -> list[int]:
     ],
 )
 def test_top_table(values, count, expected, dtype) -> None:
-    chosen = region.top(torch.tensor(values, dtype=dtype), count)
+    chosen = top_k.top(torch.tensor(values, dtype=dtype), count)
     assert chosen.tolist() == expected
     assert chosen.dtype == torch.int64
 
@@ -58,7 +58,7 @@ many = st.lists(st.floats(0, 100, width=16), max_size=40)
 @given(values=few | many, count=st.integers(-1, 45), dtype=st.sampled_from(DTYPES))
 def test_top_is_a_stable_sort(values: list[float], count: int, dtype: torch.dtype) -> None:
     tensor = torch.tensor(values, dtype=dtype)
-    chosen = region.top(tensor, count).tolist()
+    chosen = top_k.top(tensor, count).tolist()
     assert len(chosen) == max(0, min(count, len(values)))
     assert chosen == oracle(tensor, count)
 
@@ -68,13 +68,13 @@ def test_top_is_a_stable_sort(values: list[float], count: int, dtype: torch.dtyp
 def test_top_is_nested(values: list[float], data) -> None:
     small, large = sorted(data.draw(st.lists(st.integers(0, 41), min_size=2, max_size=2)))
     tensor = torch.tensor(values)
-    assert set(region.top(tensor, small).tolist()) <= set(region.top(tensor, large).tolist())
+    assert set(top_k.top(tensor, small).tolist()) <= set(top_k.top(tensor, large).tolist())
 
 
 def test_top_of_a_large_vector_with_ties_in_bf16() -> None:
     values = torch.rand(50_000, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert values.unique().numel() < 20_000
-    assert region.top(values, 12_345).tolist() == oracle(values, 12_345)
+    assert top_k.top(values, 12_345).tolist() == oracle(values, 12_345)
 
 
 # ----------------------------------------------------------------------------------- layout
@@ -162,8 +162,8 @@ def test_largest_reads_a_stream(values, count, cuts, barred, guess) -> None:
         sizes.append(min(cuts[len(sizes) % len(cuts)], len(values) - sum(sizes)))
     barred = {index for index in barred if index < len(values)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(region, "CHUNK", 3)  # so that candidates are sifted on the way
-        found = region.largest(
+        patch.setattr(top_k, "CHUNK", 3)  # so that candidates are sifted on the way
+        found = top_k.largest(
             lambda: flat.split(sizes),
             len(values),
             count,
@@ -189,7 +189,7 @@ def test_largest_reads_a_stream(values, count, cuts, barred, guess) -> None:
     ],
 )
 def test_region_size(sparsity: float, graftable: int, size: int) -> None:
-    assert region.region_size(sparsity, graftable) == size
+    assert regions.region_size(sparsity, graftable) == size
 
 
 SCORES = torch.tensor([-30.0, -1.0, 0.0, 0.5, 0.999, 5.0, 9.9, 10.0, 10.1, 12.0, 40.0])
@@ -207,13 +207,13 @@ def test_relax_slope_and_rounded_against_the_formulas(bias, base, dtype, rtol) -
     kept = scores.clone()
     atol = 1e-7 if dtype == torch.float32 else 1e-15
     torch.testing.assert_close(
-        region.relax(scores, mask, bias), torch.tensor(gamma).to(dtype), rtol=rtol, atol=atol
+        relaxation.relax(scores, mask, bias), torch.tensor(gamma).to(dtype), rtol=rtol, atol=atol
     )
     torch.testing.assert_close(
-        region.slope(scores, mask, bias), torch.tensor(slope).to(dtype), rtol=rtol, atol=atol
+        relaxation.slope(scores, mask, bias), torch.tensor(slope).to(dtype), rtol=rtol, atol=atol
     )
     expected = [bool(g) for g in np.where(s == bias, False, base ^ (s > bias))]
-    assert region.rounded(scores, mask, bias).tolist() == expected
+    assert relaxation.rounded(scores, mask, bias).tolist() == expected
     assert torch.equal(scores, kept)  # pure: the arguments stay
 
 
@@ -227,10 +227,10 @@ def test_slope_is_the_derivative_of_relax(entries: list[tuple[float, bool]], bia
     base = torch.tensor([b for _, b in entries])
     sigma = torch.sigmoid(scores - bias)
     gamma = torch.where(base, 1 - sigma, sigma)
-    torch.testing.assert_close(region.relax(scores.detach(), base, bias), gamma.detach())
+    torch.testing.assert_close(relaxation.relax(scores.detach(), base, bias), gamma.detach())
     (gradient,) = torch.autograd.grad(gamma.sum(), scores)
     torch.testing.assert_close(
-        region.slope(scores.detach(), base, bias), gradient, rtol=1e-9, atol=1e-15
+        relaxation.slope(scores.detach(), base, bias), gradient, rtol=1e-9, atol=1e-15
     )
 
 
@@ -243,8 +243,10 @@ def test_rounded_is_round_of_relax(entries: list[tuple[float, bool]], bias: floa
     clear = [(s, b) for s, b in entries if s == bias or abs(s - bias) > 1e-6]
     scores = torch.tensor([s for s, _ in clear], dtype=torch.float64)
     base = torch.tensor([b for _, b in clear], dtype=torch.bool)
-    expected = region.relax(scores, base, bias).round().bool()  # torch rounds half to even: to 0
-    assert torch.equal(region.rounded(scores, base, bias), expected)
+    expected = (
+        relaxation.relax(scores, base, bias).round().bool()
+    )  # torch rounds half to even: to 0
+    assert torch.equal(relaxation.rounded(scores, base, bias), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -253,7 +255,7 @@ def test_rounded_is_zero_at_the_bias_and_flips_right_above(base: bool, dtype: to
     c = torch.tensor(10.0, dtype=dtype)
     up, down = torch.full_like(c, torch.inf), torch.full_like(c, -torch.inf)
     scores = torch.stack([c.nextafter(down), c, c.nextafter(up)])
-    found = region.rounded(scores, torch.full((3,), base), 10.0)
+    found = relaxation.rounded(scores, torch.full((3,), base), 10.0)
     assert found.tolist() == [base, False, not base]
 
 
@@ -269,12 +271,12 @@ def sorted_tensor(entries: set[int]) -> Tensor:
 @settings(deadline=None)
 @given(a=subsets, b=subsets)
 def test_overlap_against_sets(a: set[int], b: set[int]) -> None:
-    found = region.overlap(sorted_tensor(a), sorted_tensor(b), 30)
+    found = regions.overlap(sorted_tensor(a), sorted_tensor(b), 30)
     both, either = len(a & b), len(a | b)
     assert found["iou"] == (both / either if either else None)
     assert found["a_in_b"] == (both / len(a) if a else None)
     assert found["b_in_a"] == (both / len(b) if b else None)
-    swapped = region.overlap(sorted_tensor(b), sorted_tensor(a), 30)
+    swapped = regions.overlap(sorted_tensor(b), sorted_tensor(a), 30)
     assert swapped["iou"] == found["iou"]
     assert swapped["a_in_b"] == found["b_in_a"]
     assert swapped["chance"] == found["chance"]
@@ -282,7 +284,7 @@ def test_overlap_against_sets(a: set[int], b: set[int]) -> None:
 
 def test_overlap_of_nothing() -> None:
     empty = torch.empty(0, dtype=torch.int64)
-    assert set(region.overlap(empty, empty, 0).values()) == {None}
+    assert set(regions.overlap(empty, empty, 0).values()) == {None}
 
 
 @pytest.mark.parametrize(("one", "two", "total"), [(50, 50, 400), (20, 200, 400), (300, 350, 400)])
@@ -293,7 +295,7 @@ def test_chance_against_random_regions(one: int, two: int, total: int) -> None:
         a = set(random.choice(total, one, replace=False).tolist())
         b = set(random.choice(total, two, replace=False).tolist())
         ious.append(len(a & b) / len(a | b))
-    chance = region.overlap(torch.arange(one), torch.arange(two), total)["chance"]
+    chance = regions.overlap(torch.arange(one), torch.arange(two), total)["chance"]
     assert chance == pytest.approx(np.mean(ious), rel=0.02)
 
 
@@ -301,19 +303,19 @@ def test_chance_against_random_regions(one: int, two: int, total: int) -> None:
 @given(total=st.integers(0, 200), count=st.integers(0, 220), seed=st.integers(0, 2**62))
 def test_at_random_is_sorted_unique_and_seeded(total: int, count: int, seed: int) -> None:
     state = torch.random.get_rng_state()
-    chosen = region.at_random(total, count, seed)
+    chosen = regions.at_random(total, count, seed)
     assert chosen.numel() == min(count, total)
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     assert not chosen.numel() or (chosen.min() >= 0 and chosen.max() < total)
-    assert torch.equal(chosen, region.at_random(total, count, seed))
+    assert torch.equal(chosen, regions.at_random(total, count, seed))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_at_random_is_uniform_and_differs_by_seed() -> None:
-    assert not torch.equal(region.at_random(1000, 50, 0), region.at_random(1000, 50, 1))
+    assert not torch.equal(regions.at_random(1000, 50, 0), regions.at_random(1000, 50, 1))
     hits = torch.zeros(20)
     for seed in range(2000):
-        hits[region.at_random(20, 5, seed)] += 1
+        hits[regions.at_random(20, 5, seed)] += 1
     assert (hits / 2000 - 0.25).abs().max() < 0.05  # 5 standard errors
 
 
@@ -323,16 +325,16 @@ def test_at_random_is_uniform_and_differs_by_seed() -> None:
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int32, torch.int64])
 def test_digest_changes_with_any_bit(dtype: torch.dtype) -> None:
     tensors = {"a": torch.arange(6).view(2, 3).to(dtype), "b": torch.tensor(1).to(dtype)}
-    before, seen = region.digest(tensors), set()
+    before, seen = digests.digest(tensors), set()
     for name, tensor in tensors.items():
         raw = tensor.view(-1).view(torch.uint8)
         for byte in range(raw.numel()):
             for bit in range(8):
                 raw[byte] ^= 1 << bit
-                seen.add(region.digest(tensors))
+                seen.add(digests.digest(tensors))
                 raw[byte] ^= 1 << bit
         assert tensors[name] is tensor
-    assert region.digest(tensors) == before
+    assert digests.digest(tensors) == before
     assert before not in seen
     assert len(seen) == 8 * sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -355,21 +357,21 @@ def test_digest_changes_with_name_shape_dtype_and_set() -> None:
         {"b": zeros[:1], "a": zeros[1:], "c": torch.zeros(())},
         {},
     ]
-    assert len({region.digest(tensors) for tensors in variants}) == len(variants)
+    assert len({digests.digest(tensors) for tensors in variants}) == len(variants)
 
 
 def test_digest_ignores_order_strides_and_gradients() -> None:
     a, b = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(2)
-    expected = region.digest({"a": a, "b": b})
+    expected = digests.digest({"a": a, "b": b})
     strided = a.t().contiguous().t()
     assert not strided.is_contiguous()
-    assert region.digest({"b": b, "a": strided}) == expected
-    assert region.digest({"b": b, "a": torch.nn.Parameter(a)}) == expected
+    assert digests.digest({"b": b, "a": strided}) == expected
+    assert digests.digest({"b": b, "a": torch.nn.Parameter(a)}) == expected
 
 
 def test_shares_and_missing_names() -> None:
     sizes = {"0.a": 3, "0.b": 1, "1.a": 0}
-    assert region.shares(sizes, lambda name: name[0]) == {"0": 1.0, "1": 0.0}
-    assert region.shares(sizes, lambda name: name[-1]) == {"a": 0.75, "b": 0.25}
-    assert region.shares({"0.a": 0}, lambda name: name) == {"0.a": 0.0}
-    assert region.missing_names(["b", "a", "c"], ["c", "d"]) == ["a", "b"]
+    assert regions.shares(sizes, lambda name: name[0]) == {"0": 1.0, "1": 0.0}
+    assert regions.shares(sizes, lambda name: name[-1]) == {"a": 0.75, "b": 0.25}
+    assert regions.shares({"0.a": 0}, lambda name: name) == {"0.a": 0.0}
+    assert regions.missing_names(["b", "a", "c"], ["c", "d"]) == ["a", "b"]

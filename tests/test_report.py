@@ -14,10 +14,16 @@ import pytest
 from runs import FEW, TINY, make
 from typer.testing import CliRunner
 
-from skillgraft import compare, figure, grafts, report, store
-from skillgraft.config import ClaimConfig
-from skillgraft.errors import InputError
-from skillgraft.intervals import over_seeds
+from skillgraft.analysis import collect, plots
+from skillgraft.analysis.report import parts, settings
+from skillgraft.analysis.report.page import MANIFEST, write
+from skillgraft.cli import program
+from skillgraft.config.schema import ClaimConfig
+from skillgraft.evaluation.intervals import over_seeds
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.store import checksums, metric_names
+from skillgraft.store.folders import Store
 
 TASKS, SEEDS = ("toy_film", "toy_topic"), (13, 21)
 STAGES = f"model.sequence=[{','.join(TASKS)}]"
@@ -29,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks, selectors and seeds; a longer fine-tuning with an OOD set; a sequence of two tasks."""
     folder = tmp_path_factory.mktemp("report") / "runs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure, "save", lambda _, path: path)  # the runs' own figures
+        patch.setattr(plots, "save", lambda _, path: path)  # the runs' own figures
         for seed in SEEDS:
             for task in TASKS:
                 of = (f"task={task}", f"seed={seed}", *TINY)
@@ -46,18 +52,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "task.ood=[toy_book]",
             "compare.wise=[0.5]",
         )
-    names = [f.name for f in folder.iterdir() if store.is_whole(f)]
+    names = [f.name for f in folder.iterdir() if checksums.is_whole(f)]
     (folder / "sweeps" / "two").mkdir(parents=True)
     claim = dataclasses.asdict(ClaimConfig(name="overlap"))
     record = {"name": "two", "claim": claim, "jobs": str(folder / "none"), "runs": names}
-    store.write_json(folder / "sweeps" / "two" / "record.json", record)
+    files.write_json(folder / "sweeps" / "two" / "record.json", record)
     return folder
 
 
 @pytest.fixture(scope="module")
 def out(root: Path) -> Path:
     folder = root.parent / "out"
-    done = CliRunner().invoke(grafts.app, ["report", str(root), "--out", str(folder)])
+    done = CliRunner().invoke(program.app, ["report", str(root), "--out", str(folder)])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(folder / "index.html")
     return folder
@@ -109,12 +115,12 @@ def test_what_has_no_data_is_left_out_and_said(out: Path) -> None:
 
 def test_numbers_are_those_of_the_store(root: Path, out: Path) -> None:
     table = pd.read_csv(out / "runs.csv").set_index("id")
-    folders = [f for f in root.iterdir() if store.is_whole(f)]
+    folders = [f for f in root.iterdir() if checksums.is_whole(f)]
     assert set(table.index) == {f.name for f in folders}
     for folder in folders:
-        metrics = store.read_json(folder / "metrics.json")
+        metrics = files.read_json(folder / "metrics.json")
         line = table.loc[folder.name]
-        for name in store.MEASURES:
+        for name in metric_names.MEASURES:
             model, split, measure = (*name.split("/"), None)[:3]
             value = metrics[model][split] if measure is None else metrics[model][split][measure]
             np.testing.assert_equal(line[name], np.nan if value is None else value)
@@ -122,9 +128,9 @@ def test_numbers_are_those_of_the_store(root: Path, out: Path) -> None:
     curve = pd.read_csv(out / "1-tiny-prompt" / "ece_sparsity.csv")
     line = curve[(curve.task == "toy_film") & (curve.selector == "movement")].set_index("measure")
     values = [
-        store.read_json(f / "metrics.json")["graft"]["test"]["ece"]
+        files.read_json(f / "metrics.json")["graft"]["test"]["ece"]
         for f in folders
-        if (s := store.read_json(f / "status.json"))["config"]["finetune.steps"] == 4
+        if (s := files.read_json(f / "status.json"))["config"]["finetune.steps"] == 4
         and (s["task"], s["selector"]) == ("toy_film", "movement")
     ]
     expected = over_seeds(values)
@@ -137,7 +143,7 @@ def test_numbers_are_those_of_the_store(root: Path, out: Path) -> None:
 
 
 def test_other_settings_are_not_averaged(root: Path) -> None:
-    rows = report.named(compare.collect(store.Store(root)))
+    rows = settings.named(collect.collect(Store(root)))
     assert sorted(rows["setting of"].unique()) == ["tiny, prompt, steps=4", "tiny, prompt, steps=6"]
     keys = ["setting of", "task", "selector", "sparsity", "stage", "seed"]
     assert not rows.duplicated(keys).any()
@@ -145,7 +151,7 @@ def test_other_settings_are_not_averaged(root: Path) -> None:
         {"config/graft.rounds": [4.0, None, None], "config/graft.lr": [1.0, 1.0, 2.0]}
     )
     base = pd.Series(["attribution", "attribution", "learned"])
-    assert report.distinct(frame, base, list(frame)).tolist() == [
+    assert settings.distinct(frame, base, list(frame)).tolist() == [
         "attribution, rounds=4",
         "attribution",
         "learned",
@@ -162,30 +168,30 @@ def test_two_runs_of_one_seed_are_told_apart() -> None:
         "seed": 0,
     }
     rows = pd.DataFrame([{**row, "region": f"r{n}", "setting": f"s{n}"} for n in range(2)])
-    assert report.named(rows)["selector"].tolist() == ["learned (s0)", "learned (s1)"]
-    assert len(report.named(rows.assign(region="r"))) == 1
+    assert settings.named(rows)["selector"].tolist() == ["learned (s0)", "learned (s1)"]
+    assert len(settings.named(rows.assign(region="r"))) == 1
 
 
 def test_predictions_and_grafts_may_be_gone(root: Path, tmp_path: Path) -> None:
     for folder in root.iterdir():
-        if store.is_whole(folder) and "seed13" in folder.name and "toy_film" in folder.name:
+        if checksums.is_whole(folder) and "seed13" in folder.name and "toy_film" in folder.name:
             shutil.copytree(folder, tmp_path / "runs" / folder.name)
     for name in ("predictions.parquet", "graft.safetensors"):
         for file in tmp_path.glob(f"runs/*/{name}"):
             file.unlink()
-    page = report.write(tmp_path / "runs", tmp_path / "out").read_text()
+    page = write(tmp_path / "runs", tmp_path / "out").read_text()
     assert "reliability (predictions); overlap" in page
 
 
 def test_errors(root: Path, out: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no whole run"):
-        report.write(tmp_path, tmp_path / "out")
+        write(tmp_path, tmp_path / "out")
     runner = CliRunner()
     for arguments, words in (
         ([str(tmp_path / "none"), "--out", str(tmp_path / "new")], "no whole run in it"),
         ([str(root), "--out", str(out)], "not empty; --force"),
     ):
-        done = runner.invoke(grafts.app, ["report", *arguments])
+        done = runner.invoke(program.app, ["report", *arguments])
         assert done.exit_code == 1
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
@@ -194,7 +200,7 @@ def test_errors(root: Path, out: Path, tmp_path: Path) -> None:
 
 def test_claims_are_on_the_page_as_grafts_claims_has_them(root: Path, out: Path) -> None:
     table = pd.read_csv(out / "claims.csv")
-    done = CliRunner().invoke(grafts.app, ["claims", str(root), "--json"])
+    done = CliRunner().invoke(program.app, ["claims", str(root), "--json"])
     lines = json.loads(done.stdout)
     assert table["statement"].tolist() == [line["statement"] for line in lines]
     assert table["verdict"].tolist() == [line["verdict"] for line in lines]
@@ -216,18 +222,18 @@ def test_the_next_report_takes_away_what_the_last_one_wrote(root: Path, tmp_path
     for file in kept:
         file.touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "PARTS", {"overlap": report.overlaps, "ood": report.ood})
-        report.write(runs, out)
-        first = store.read_json(out / report.MANIFEST)["files"]
+        patch.setattr(parts, "PARTS", {"overlap": parts.overlaps, "ood": parts.ood})
+        write(runs, out)
+        first = files.read_json(out / MANIFEST)["files"]
         assert {f.relative_to(out).as_posix() for f in out.rglob("*") if f.is_file()} == {
-            *first, report.MANIFEST, "mine/note.txt",
+            *first, MANIFEST, "mine/note.txt",
         }  # fmt: skip
-        gone = next(f for f in runs.iterdir() if store.is_whole(f) and steps(f) == 6)
+        gone = next(f for f in runs.iterdir() if checksums.is_whole(f) and steps(f) == 6)
         shutil.rmtree(gone)
         names = [*first, "../outside.txt", str(kept[1])]
-        store.write_json(out / report.MANIFEST, {"files": names})
-        report.write(runs, out)
-    second = store.read_json(out / report.MANIFEST)["files"]
+        files.write_json(out / MANIFEST, {"files": names})
+        write(runs, out)
+    second = files.read_json(out / MANIFEST)["files"]
     assert set(second) < set(first)
     for name in first:
         assert (out / name).is_file() == (name in second)
@@ -237,7 +243,7 @@ def test_the_next_report_takes_away_what_the_last_one_wrote(root: Path, tmp_path
 
 def steps(folder: Path) -> int:
     """Return the steps of fine-tuning of a run."""
-    return store.read_json(folder / "status.json")["config"]["finetune.steps"]
+    return files.read_json(folder / "status.json")["config"]["finetune.steps"]
 
 
 def test_like_tasks_lie_side_by_side() -> None:
@@ -245,10 +251,10 @@ def test_like_tasks_lie_side_by_side() -> None:
     matrix = pd.DataFrame(np.eye(4), names, names)
     for one, other in (("a", "c"), ("b", "d")):
         matrix.loc[one, other] = matrix.loc[other, one] = 0.8
-    drawn = figure.clustered(matrix, "", "IoU")
+    drawn = plots.clustered(matrix, "", "IoU")
     order = [label.get_text() for label in drawn.axes[2].get_xticklabels()]
     assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset("ac"), frozenset("bd")}
     assert len(drawn.axes[0].collections) > 0  # the tree
     matrix.loc["a", "b"] = matrix.loc["b", "a"] = np.nan
-    unknown = figure.clustered(matrix, "", "IoU")
+    unknown = plots.clustered(matrix, "", "IoU")
     assert [label.get_text() for label in unknown.axes[0].get_xticklabels()] == names

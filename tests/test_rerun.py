@@ -14,12 +14,15 @@ from click.testing import Result
 from runs import FEW, TINY, make, results
 from typer.testing import CliRunner
 
-from skillgraft import compare, provenance, rerun, store, sweep
-from skillgraft.config import ClaimConfig
+from skillgraft.analysis import collect
+from skillgraft.analysis.claims import judging
+from skillgraft.cli.grafts import app
+from skillgraft.config.schema import ClaimConfig
+from skillgraft.core.graft import Graft
 from skillgraft.embedded import generator
-from skillgraft.graft import Graft
-from skillgraft.grafts import app
-from skillgraft.store import Store
+from skillgraft.experiments import provenance, rerun
+from skillgraft.runtime import files
+from skillgraft.store.folders import Store
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -34,11 +37,11 @@ def grafts(*arguments: str | Path) -> Result:
 
 def rewrite(file: Path, keys: Sequence[str], value: Any) -> None:
     """Change one value of a JSON file."""
-    content = node = store.read_json(file)
+    content = node = files.read_json(file)
     for key in keys[:-1]:
         node = node[key]
     node[keys[-1]] = value
-    store.write_json(file, content)
+    files.write_json(file, content)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +69,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Path:
     claim = vars(ClaimConfig("sparsity_curve"))
     jobs = str(place.root / ".jobs" / "x")
     record = {"name": "toy", "claim": claim, "jobs": jobs, "planned": [[], []], "runs": runs}
-    store.write_json(folder / "record.json", record)
-    sweep.conclude(folder, record, compare.collect(place, runs))
+    files.write_json(folder / "record.json", record)
+    judging.conclude(folder, record, collect.collect(place, runs))
     return folder
 
 
@@ -87,7 +90,7 @@ def test_rerun_is_bit_identical_and_fine_tunes(own: Path, tmp_path: Path) -> Non
     assert done.stdout == f"bit-identical: {own}\n"
     made = tmp_path / "scratch" / own.name
     assert results(made) == results(own)
-    assert "finetune" in store.read_json(made / "provenance.json")["seconds"]
+    assert "finetune" in files.read_json(made / "provenance.json")["seconds"]
     again = grafts("rerun", own, "--keep", tmp_path / "scratch")
     assert again.exit_code == 1
     assert "not empty" in again.stderr
@@ -133,7 +136,7 @@ def test_every_altered_result_is_listed(copied: Path, own: Path) -> None:
         "digest of fine-tuned weights",
     }  # fmt: skip
     assert found["metric graft/test/accuracy"]["recorded"] == 0.123
-    true = store.read_json(own / "metrics.json")["graft"]["test"]["accuracy"]
+    true = files.read_json(own / "metrics.json")["graft"]["test"]["accuracy"]
     assert found["metric graft/test/accuracy"]["found"] == true
     assert found["predictions.parquet"]["found"] == "1 of them with other values"
 
@@ -177,7 +180,7 @@ def test_other_versions_are_named_and_go_on(own: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(provenance, "versions", lambda: versions)
     done = grafts("rerun", own, "--cached")
     assert done.exit_code == 0, done.output
-    recorded = store.read_json(own / "provenance.json")["versions"]["torch"]
+    recorded = files.read_json(own / "provenance.json")["versions"]["torch"]
     assert f"version of torch: recorded {recorded}, found 0.0.1" in done.stderr
 
 
@@ -211,7 +214,7 @@ def test_runs_that_read_others_in_a_store_that_was_moved(tmp_path: Path) -> None
 
 def test_matched_run_alone_takes_the_size_of_the_original_store(swept: Path) -> None:
     place = Store(swept.parents[1])
-    name = store.read_json(swept / "record.json")["runs"][1]
+    name = files.read_json(swept / "record.json")["runs"][1]
     done = grafts("rerun", name, "--store", place.root, "--cached")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("bit-identical")
@@ -222,10 +225,10 @@ def test_figure_is_drawn_again_from_its_runs(swept: Path, tmp_path: Path) -> Non
     done = grafts("rerun", "--figure", "sparsity_curve", swept, *options)
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("bit-identical")
-    names = store.read_json(swept / "record.json")["runs"]
+    names = files.read_json(swept / "record.json")["runs"]
     assert [run["id"] for run in Store(tmp_path / "scratch").runs()] == sorted(names)
     seconds = [
-        store.read_json(tmp_path / "scratch" / name / "provenance.json")["seconds"]
+        files.read_json(tmp_path / "scratch" / name / "provenance.json")["seconds"]
         for name in names
     ]
     assert ["finetune" in s for s in seconds] == [True, False], "it is shared"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from runs import SMALL, command
 
-from skillgraft import store
+from skillgraft.runtime import files
+from skillgraft.store import checksums
 
 PROGRAM = str(Path(sys.executable).parent / "skillgraft")
 SAME = ("metrics.json", "predictions.parquet", "graft.safetensors", "history.json")
@@ -70,10 +71,10 @@ def test_killed_run_ends_with_the_same_bits(
     process.send_signal(number)
     assert process.wait() == code
     assert whole(tmp_path) == []
-    (record,) = (store.read_json(path) for path in tmp_path.glob(".partial/*.json"))
+    (record,) = (files.read_json(path) for path in tmp_path.glob(".partial/*.json"))
     stopped = number != signal.SIGKILL  # which leaves no time to say anything
     assert record["state"] == ("interrupted" if stopped else "running")
-    (job,) = (store.read_json(path) for path in tmp_path.glob(".jobs/*/run.json"))
+    (job,) = (files.read_json(path) for path in tmp_path.glob(".jobs/*/run.json"))
     assert (job["state"], job["id"]) == (record["state"], record["id"])
     again = command(f"store={tmp_path}", *SLOW, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -114,4 +115,4 @@ def test_killed_at_twenty_random_moments(unbroken: Path, tmp_path: Path) -> None
         (folder,) = whole(root)
         for name in SAME:
             assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), (name, kills)
-        assert store.verify(folder) == []
+        assert checksums.verify(folder) == []

@@ -14,12 +14,14 @@ import torch
 from runs import SIZED, SMALL, TINY, command, composed, make, refused
 from safetensors import safe_open
 
-from skillgraft import provenance, store
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft
-from skillgraft.index import flatten
-from skillgraft.run import deterministic
-from skillgraft.seeds import derive
+from skillgraft.core.graft import Graft
+from skillgraft.experiments import provenance
+from skillgraft.experiments.making import deterministic
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.seeds import derive
+from skillgraft.store import checksums, folders
+from skillgraft.store.metric_names import flatten
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_folder_is_whole(film: Path) -> None:
         "overlap.json", "predictions.parquet", "provenance.json", "status.json", "figures", "wandb",
     }  # fmt: skip
     assert {path.name for path in film.iterdir()} == names
-    assert store.verify(film) == []
+    assert checksums.verify(film) == []
     assert not list((film.parent / ".partial").iterdir())
     assert not [path for path in film.rglob("*") if path.is_symlink()]
 
@@ -68,7 +70,7 @@ def test_name_says_what_it_is(film: Path) -> None:
 
 
 def test_metrics(film: Path) -> None:
-    metrics = store.read_json(film / "metrics.json")
+    metrics = files.read_json(film / "metrics.json")
     splits = {"validation", "test", "ood/toy_film_slang", "ood/toy_book", "ood/toy_gadget"}
     common = {"accuracy", "ece", "nll", "brier"}
     for model in ("pretrained", "finetuned", "graft"):
@@ -88,7 +90,7 @@ def test_metrics(film: Path) -> None:
 
 def test_predictions_give_the_metrics(film: Path) -> None:
     frame = pd.read_parquet(film / "predictions.parquet")
-    metrics = store.read_json(film / "metrics.json")
+    metrics = files.read_json(film / "metrics.json")
     columns = ["p/negative", "p/positive"]
     assert frame[columns].sum(axis=1).sub(1).abs().max() < 1e-5
     for (model, split), part in frame.groupby(["model", "split"]):
@@ -105,11 +107,11 @@ def test_graft_applied_to_a_fresh_model_gives_the_stored_predictions(film: Path)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     model = AutoModelForMaskedLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     Graft.load(film / "graft.safetensors").apply(model)
-    from skillgraft import data
+    from skillgraft.tasks import loading
 
     cfg = composed(*SMALL)
     cfg.task.ood = []
-    rows = data.load(cfg).test[:10]
+    rows = loading.load(cfg).test[:10]
     frame = pd.read_parquet(film / "predictions.parquet")
     stored = frame[(frame.model == "graft") & (frame.split == "test")].head(10)
     words = tokenizer.convert_tokens_to_ids(["terrible", "great"])
@@ -121,10 +123,10 @@ def test_graft_applied_to_a_fresh_model_gives_the_stored_predictions(film: Path)
 
 
 def test_provenance(film: Path) -> None:
-    from skillgraft.checkpoint import file_digest
     from skillgraft.embedded import MODEL
+    from skillgraft.runtime.digests import file_digest
 
-    facts = store.read_json(film / "provenance.json")
+    facts = files.read_json(film / "provenance.json")
     assert facts["versions"]["torch"] == torch.__version__
     assert set(facts["digests"]) == {"data", "weights", "tokenizer"}
     assert facts["files"][str(MODEL / "model.safetensors")] == file_digest(
@@ -169,18 +171,25 @@ def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> Non
     import numpy as np
     from safetensors.torch import load_file
 
-    from skillgraft import checkpoint, data, evaluate, localize, mask, model, prompt
+    from skillgraft import localize
+    from skillgraft.core import best_mask, layout, movement
+    from skillgraft.evaluation import predict
+    from skillgraft.models import checkpoint_files
+    from skillgraft.models.pretrained import load_model, load_tokenizer
+    from skillgraft.tasks import loading
+    from skillgraft.tasks.batches import collate, in_batches
+    from skillgraft.tasks.encoder import make_encoder
 
     options = (*SMALL, "graft.batch_size=4", "graft.steps=6", "graft.score_every=1", "graft.lr=3e9",
                "task.ood=[]", "logger=none")  # fmt: skip
     folder = make(tmp_path, *options)
     cfg = composed(*options)
-    where = checkpoint.locate(cfg.model)
-    tokenizer = model.load_tokenizer(where)
-    pretrained, finetuned = (model.load_model(cfg, where, tokenizer) for _ in range(2))
+    where = checkpoint_files.locate(cfg.model)
+    tokenizer = load_tokenizer(where)
+    pretrained, finetuned = (load_model(cfg, where, tokenizer) for _ in range(2))
     finetuned.restore(load_file(next((tmp_path / ".finetuned").iterdir()) / "weights.safetensors"))
-    rows = data.load(cfg)
-    encoder = prompt.make_encoder(cfg, tokenizer, 128)
+    rows = loading.load(cfg)
+    encoder = make_encoder(cfg, tokenizer, 128)
     train, validation = encoder(rows.train), encoder(rows.validation)
 
     class Steps:  # a new order of the rows each step, as the run draws it
@@ -189,13 +198,13 @@ def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> Non
         def __iter__(self):
             random = np.random.default_rng(derive(cfg.seed, "mask", "rows", self.step))
             self.step += 1
-            for group in prompt.in_batches(random.permutation(len(train)).tolist(), 4):
-                yield prompt.collate([train[i] for i in group], tokenizer.pad_token_id)
+            for group in in_batches(random.permutation(len(train)).tolist(), 4):
+                yield collate([train[i] for i in group], tokenizer.pad_token_id)
 
     def score(module: torch.nn.Module) -> float:
         total = 0.0
         for examples in (train, validation):
-            guess = evaluate.predict(module, examples, tokenizer.pad_token_id, 64).argmax(1)
+            guess = predict.predict(module, examples, tokenizer.pad_token_id, 64).argmax(1)
             total += float(np.mean(guess == [e.label for e in examples]))
         return total
 
@@ -214,13 +223,13 @@ def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> Non
         score=score,
         scores={
             f"model.bert.{name}": tensor
-            for name, tensor in mask.Layout.of(pretrained.graftable)
-            .views(mask.initial_scores(793_088, cfg.seed))
+            for name, tensor in layout.Layout.of(pretrained.graftable)
+            .views(best_mask.initial_scores(793_088, cfg.seed))
             .items()
         },
     )
     learned = Graft.load(folder / "graft.safetensors")
-    base = mask.base_region(dict(finetuned.graftable), dict(pretrained.graftable), 7931)
+    base = movement.base_region(dict(finetuned.graftable), dict(pretrained.graftable), 7931)
     assert not torch.equal(learned.region(), base), "nothing was learned"
     assert torch.equal(learned.region(), graft.region())
 
@@ -259,8 +268,8 @@ def test_finetuning_is_shared(film: Path, place: Path) -> None:
     """Another selector and sparsity take the weights from the store, and never fine-tune."""
     moved = make(place, *SIZED, "graft=movement", "sparsity=0.05", "logger=none")
     assert len(list((place / ".finetuned").iterdir())) == 1
-    assert "finetune" not in store.read_json(moved / "provenance.json")["seconds"]
-    ours, theirs = (store.read_json(f / "metrics.json") for f in (film, moved))
+    assert "finetune" not in files.read_json(moved / "provenance.json")["seconds"]
+    ours, theirs = (files.read_json(f / "metrics.json") for f in (film, moved))
     assert ours["finetuned"] == theirs["finetuned"]
     assert ours["pretrained"] == theirs["pretrained"]
 
@@ -271,7 +280,7 @@ def test_sized_selectors_have_the_asked_size(
     place: Path, film: Path, selector: str, sparsity: float
 ) -> None:
     folder = make(place, *SIZED, f"graft={selector}", f"sparsity={sparsity}", "logger=none")
-    metrics = store.read_json(folder / "metrics.json")
+    metrics = files.read_json(folder / "metrics.json")
     region = metrics["region"]
     assert region["size"] == round(sparsity * region["graftable"])
     if region["size"] == 0:
@@ -286,10 +295,10 @@ def strip(splits: dict) -> dict:
 
 
 def test_matched_size(place: Path, film: Path) -> None:
-    size = store.read_json(film / "metrics.json")["region"]["size"]
+    size = files.read_json(film / "metrics.json")["region"]["size"]
     for match in ("learned", film.name, str(film)):
         folder = make(place, *SIZED, "graft=random", f"graft.match={match}", "logger=none")
-        assert store.read_json(folder / "metrics.json")["region"]["size"] == size
+        assert files.read_json(folder / "metrics.json")["region"]["size"] == size
 
 
 def test_match_without_such_a_run(tmp_path: Path) -> None:
@@ -304,9 +313,9 @@ def test_match_without_such_a_run(tmp_path: Path) -> None:
 
 def test_overlap_with_the_runs_of_other_tasks(place: Path, film: Path) -> None:
     """Once with a peer, zero without; a run of another sparsity is no peer."""
-    assert store.read_json(film / "overlap.json") == {}
+    assert files.read_json(film / "overlap.json") == {}
     book = make(place, *SMALL, "task=toy_book")
-    overlap = store.read_json(book / "overlap.json")
+    overlap = files.read_json(book / "overlap.json")
     assert list(overlap) == ["toy_film"]
     a, b = (Graft.load(f / "graft.safetensors") for f in (book, film))
     mine, theirs = set(a.region().tolist()), set(b.region().tolist())
@@ -328,7 +337,7 @@ def test_overlap_with_the_runs_of_other_tasks(place: Path, film: Path) -> None:
 
 def test_wandb_has_every_promised_key(film: Path) -> None:
     found = summary_of(film)
-    summary, metrics = found["summary"], store.read_json(film / "metrics.json")
+    summary, metrics = found["summary"], files.read_json(film / "metrics.json")
     for name, value in flatten(metrics).items():
         assert summary.get(name) == value, name
     assert summary["overlap/compared"] == 0
@@ -369,7 +378,7 @@ def test_curves_are_replayed_from_the_cache(place: Path, film: Path) -> None:
     other = make(place, *SMALL, "sparsity=0.02")
     text = records(other)
     assert "finetune/loss" in text
-    assert "finetune" not in store.read_json(other / "provenance.json")["seconds"]
+    assert "finetune" not in files.read_json(other / "provenance.json")["seconds"]
 
 
 # ---------------------------------------------------------------------------- the installed command
@@ -410,7 +419,7 @@ def test_sweep_makes_one_wandb_run_a_job(tmp_path: Path) -> None:
     runs = [p for p in (tmp_path / "runs").iterdir() if p.name.startswith("toy_film")]
     assert len(runs) == 2
     assert len({summary_of(run)["config"]["sparsity"] for run in runs}) == 2
-    commands = [store.read_json(run / "provenance.json")["command"] for run in runs]
+    commands = [files.read_json(run / "provenance.json")["command"] for run in runs]
     own = [f"store={tmp_path}/runs", *SMALL]
     assert sorted(commands) == [
         ["skillgraft", *own, f"sparsity={size}", "task.ood=[]"] for size in ("0.01", "0.02")
@@ -495,13 +504,13 @@ def test_options_that_a_selector_never_reads_are_not_in_its_name(place: Path, fi
 
 def test_table_keeps_settings_apart(tmp_path: Path) -> None:
     """Two learning rates are two rows with one seed each, two seeds one row with n = 2."""
-    from skillgraft import compare
+    from skillgraft.analysis import collect, tables
 
     short = (*SIZED, "graft=movement", "task.ood=[]", "logger=none")
     make(tmp_path, *short)
     make(tmp_path, *short, "finetune.lr=0.01")
     make(tmp_path, *short, "seed=21")
-    table = compare.over_seeds(compare.collect(store.Store(tmp_path)), ["graft/test/accuracy"])
+    table = tables.over_seeds(collect.collect(folders.Store(tmp_path)), ["graft/test/accuracy"])
     assert sorted(table["n"]) == [1, 2]
 
 

@@ -13,8 +13,11 @@ from runs import FEW, TINY, make
 from stores import add, status
 
 import skillgraft
-from skillgraft import Graft, Run, Runs, index, runs, store
-from skillgraft.errors import InputError
+from skillgraft import Graft, Run, Runs
+from skillgraft.analysis.runs import NAMES
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.store import metric_names
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def root(tmp_path: Path) -> Path:
         add(tmp_path, n)
     names = ("task", "model", "selector", "sparsity", "seed")
     record = {"id": "x", "state": "failed", **{name: status(7)[name] for name in names}}
-    store.write_json(tmp_path / ".partial" / "x.json", record)
+    files.write_json(tmp_path / ".partial" / "x.json", record)
     return tmp_path
 
 
@@ -38,7 +41,7 @@ def test_one_run_gives_what_its_folder_has(real: Path) -> None:
     (run,) = Runs(real.parent)
     assert (run.id, run.folder, run.state) == (real.name, real, "whole")
     assert run.config.finetune.steps == 4
-    assert run.metrics == store.read_json(real / "metrics.json")
+    assert run.metrics == files.read_json(real / "metrics.json")
     assert run.graft().size == run.metrics["region"]["size"]
     assert isinstance(run.graft(), Graft)
     assert set(run.predictions()["model"]) == {"pretrained", "finetuned", "graft"}
@@ -50,7 +53,7 @@ def test_one_run_gives_what_its_folder_has(real: Path) -> None:
 
 def test_the_table_that_ends_a_run_as_html(real: Path, capsys: pytest.CaptureFixture) -> None:
     """The same cells as on the terminal."""
-    from skillgraft import run
+    from skillgraft.experiments import summary
 
     page = Run(real)._repr_html_()
     cells = re.findall(r"<t[hd]>([^<]*)</t[hd]>", page)
@@ -58,7 +61,7 @@ def test_the_table_that_ends_a_run_as_html(real: Path, capsys: pytest.CaptureFix
     measured = Run(real).metrics
     assert test[2] == f"{measured['graft']['test']['accuracy']:.3f}"
     assert test[3] == f"{measured['pretrained']['test']['ece']:.3f}"
-    run.show(real)
+    summary.show(real)
     said = capsys.readouterr().out
     (line,) = (line for line in said.splitlines() if line.strip().startswith("test"))
     assert line.split()[1:] == test
@@ -75,14 +78,14 @@ def test_text_of_users_is_escaped(tmp_path: Path) -> None:
 def test_the_table_has_what_the_files_have(root: Path) -> None:
     found = Runs(root)
     table = found.to_pandas()
-    assert table.columns[:10].tolist() == list(runs.NAMES.values())
+    assert table.columns[:10].tolist() == list(NAMES.values())
     assert len(found) == len(table) == len(list(found)) == 7
     assert table["id"].tolist() == sorted(run.id for run in found)
     for _, line in table[table["state"] == "whole"].iterrows():
-        record = store.read_json(root / line["id"] / "status.json")
+        record = files.read_json(root / line["id"] / "status.json")
         names = {"task": "task", "graft": "selector", "sparsity": "sparsity", "seed": "seed"}
         assert {new: line[new] for new in names} == {new: record[old] for new, old in names.items()}
-        metrics = index.flatten(store.read_json(root / line["id"] / "metrics.json"))
+        metrics = metric_names.flatten(files.read_json(root / line["id"] / "metrics.json"))
         assert line["size"] == metrics.pop("region/size")
         for name, value in metrics.items():
             np.testing.assert_equal(line[name], np.nan if value is None else value)
@@ -112,7 +115,7 @@ def test_a_run_is_found_by_the_start_of_its_id(root: Path) -> None:
 def test_an_empty_store_has_an_empty_table(tmp_path: Path) -> None:
     table = Runs(tmp_path).to_pandas()
     assert table.empty
-    assert table.columns.tolist() == list(runs.NAMES.values())
+    assert table.columns.tolist() == list(NAMES.values())
     assert len(Runs(tmp_path)) == 0
 
 

@@ -16,13 +16,17 @@ from safetensors.torch import load_file
 from test_training import Tiny, config, examples
 from torch import Tensor, nn
 
-from skillgraft import learn, mask, region, select, store
-from skillgraft.config import Selector
-from skillgraft.errors import InputError
-from skillgraft.graft import Graft
-from skillgraft.graft_facts import sizes_of
-from skillgraft.mask import FlatModel, RelaxedGraft
-from skillgraft.run import Making
+from skillgraft.config.choices import Selector
+from skillgraft.core import gradient_scores, modules, movement, regions, top_k
+from skillgraft.core.flat_model import FlatModel
+from skillgraft.core.graft import Graft
+from skillgraft.core.graft_facts import sizes_of
+from skillgraft.core.relaxed_graft import RelaxedGraft
+from skillgraft.experiments.making import Making
+from skillgraft.runtime import files
+from skillgraft.runtime.errors import InputError
+from skillgraft.training import mask_batches, mask_training
+from skillgraft.training.losses import batch_losses
 
 Loss = Callable[[dict[str, nn.Parameter], Any], Tensor]
 
@@ -33,7 +37,7 @@ def flat_of(before: dict[str, Tensor], after: dict[str, Tensor]) -> FlatModel:
     return FlatModel({n: nn.Parameter(t.clone()) for n, t in before.items()}, after)
 
 
-def passes(flat: FlatModel, loss: Loss, batches: list[Any]) -> select.Pass:
+def passes(flat: FlatModel, loss: Loss, batches: list[Any]) -> gradient_scores.Pass:
     """One pass over the batches, each loss made only when it is asked for."""
 
     def losses() -> Iterable[Tensor]:
@@ -74,15 +78,15 @@ def planted(where: list[int], seed: int = 0) -> Bowl:
 
 
 def by_attribution(bowl: Bowl, count: int) -> Tensor:
-    return region.top(select.attribution(bowl.flat, bowl.losses, 1), count)
+    return top_k.top(gradient_scores.attribution(bowl.flat, bowl.losses, 1), count)
 
 
 def by_fisher(bowl: Bowl, count: int) -> Tensor:
-    return region.top(select.fisher(bowl.flat, bowl.losses, 4), count)
+    return top_k.top(gradient_scores.fisher(bowl.flat, bowl.losses, 4), count)
 
 
 def by_greedy(bowl: Bowl, count: int) -> Tensor:
-    return select.greedy(bowl.flat, bowl.losses, count, 2)
+    return gradient_scores.greedy(bowl.flat, bowl.losses, count, 2)
 
 
 READING = [by_attribution, by_fisher, by_greedy]
@@ -93,7 +97,7 @@ READING = [by_attribution, by_fisher, by_greedy]
 def test_a_planted_region_is_found(choose, seed: int) -> None:
     bowl = planted(PLANTED, seed)
     assert choose(bowl, len(PLANTED)).tolist() == PLANTED
-    moved = mask.base_region(bowl.split(bowl.target), bowl.split(torch.zeros(14)), len(PLANTED))
+    moved = movement.base_region(bowl.split(bowl.target), bowl.split(torch.zeros(14)), len(PLANTED))
     assert not set(moved.tolist()) & set(PLANTED)  # which movement alone misses
 
 
@@ -114,7 +118,10 @@ def test_attribution_at_the_middle_is_exact_for_a_bowl() -> None:
     expected = 0.5 * bowl.curve * bowl.target**2
     for points in (1, 4):
         torch.testing.assert_close(
-            select.attribution(bowl.flat, bowl.losses, points), expected, rtol=1e-5, atol=1e-6
+            gradient_scores.attribution(bowl.flat, bowl.losses, points),
+            expected,
+            rtol=1e-5,
+            atol=1e-6,
         )
 
 
@@ -124,7 +131,7 @@ def test_fisher_of_a_bowl(points: int) -> None:
     share = (torch.arange(points) + 0.5) / points
     gradients = bowl.curve * (share[:, None] - 1) * bowl.target  # (points, n)
     expected = (gradients**2).mean(0) * bowl.target**2
-    found = select.fisher(bowl.flat, bowl.losses, points)
+    found = gradient_scores.fisher(bowl.flat, bowl.losses, points)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -138,10 +145,10 @@ def test_fisher_of_batches_and_of_examples() -> None:
 
     flat = flat_of(before, after)
     square = after["w"] ** 2
-    batch = select.fisher(flat, passes(flat, loss, [pulls]), 1)
+    batch = gradient_scores.fisher(flat, passes(flat, loss, [pulls]), 1)
     torch.testing.assert_close(batch, pulls.mean(0) ** 2 * square)
     assert batch[0] == 0
-    single = select.fisher(flat, passes(flat, loss, list(pulls.split(1))), 1)
+    single = gradient_scores.fisher(flat, passes(flat, loss, list(pulls.split(1))), 1)
     torch.testing.assert_close(single, (pulls**2).mean(0) * square)
 
 
@@ -183,9 +190,9 @@ def test_attribution_and_fisher_against_autograd(points: int) -> None:
         ]
     )  # (points, batches, n)
     expected = -every.mean((0, 1)) * delta
-    torch.testing.assert_close(select.attribution(flat, losses, points), expected)
+    torch.testing.assert_close(gradient_scores.attribution(flat, losses, points), expected)
     torch.testing.assert_close(
-        select.fisher(flat, losses, points), (every**2).mean((0, 1)) * delta**2
+        gradient_scores.fisher(flat, losses, points), (every**2).mean((0, 1)) * delta**2
     )
 
 
@@ -200,7 +207,8 @@ def test_attribution_adds_up_to_what_fine_tuning_gains() -> None:
 
     gain = mean_loss(before) - mean_loss(after)
     errors = [
-        abs(select.attribution(flat, losses, points).sum().item() - gain) for points in (1, 4, 16)
+        abs(gradient_scores.attribution(flat, losses, points).sum().item() - gain)
+        for points in (1, 4, 16)
     ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 5e-3 * abs(gain)
@@ -218,7 +226,7 @@ def redundant(parameters: dict[str, nn.Parameter], _: Any) -> Tensor:
 def test_rounds_do_not_take_two_entries_for_one_job() -> None:
     flat = flat_of({"w": torch.zeros(3)}, {"w": torch.ones(3)})
     losses = passes(flat, redundant, [None])
-    once, rounds = (select.greedy(flat, losses, 2, n).tolist() for n in (1, 2))
+    once, rounds = (gradient_scores.greedy(flat, losses, 2, n).tolist() for n in (1, 2))
     assert once == [0, 1]
     assert rounds == [0, 2]
 
@@ -237,7 +245,7 @@ def test_one_round_is_the_first_order_effect_at_the_pretrained_model() -> None:
     delta = torch.cat([(after[n] - t).reshape(-1) for n, t in before.items()])
     gradient = torch.stack([gradient_of(net, before, after, 0.0, b) for b in batches]).mean(0)
     expected = (-gradient * delta).topk(7).indices.sort().values
-    assert torch.equal(select.greedy(flat, losses, 7, 1), expected)
+    assert torch.equal(gradient_scores.greedy(flat, losses, 7, 1), expected)
 
 
 @settings(deadline=None, max_examples=60)
@@ -250,7 +258,7 @@ def test_greedy_has_the_asked_size_and_leaves_what_is_barred(count, rounds, barr
     count = min(count, 14 - len(barred))
     bowl = planted(PLANTED)
     taken = torch.tensor(sorted(barred), dtype=torch.int64)
-    chosen = select.greedy(bowl.flat, bowl.losses, count, rounds, taken).tolist()
+    chosen = gradient_scores.greedy(bowl.flat, bowl.losses, count, rounds, taken).tolist()
     assert len(chosen) == len(set(chosen)) == count
     assert chosen == sorted(chosen)
     assert not set(chosen) & barred
@@ -263,9 +271,9 @@ def test_greedy_has_the_asked_size_and_leaves_what_is_barred(count, rounds, barr
 
 def test_magnitude() -> None:
     tensors = {"a": torch.tensor([[1.0, -5.0], [0.5, 2.0]]), "b": torch.tensor([-3.0, 0.0])}
-    values = select.magnitude(tensors)
+    values = gradient_scores.magnitude(tensors)
     assert values.tolist() == [1, 5, 0.5, 2, 3, 0]
-    assert region.top(values, 3).tolist() == [1, 3, 4]
+    assert top_k.top(values, 3).tolist() == [1, 3, 4]
     assert tensors["a"][0, 1] == -5  # a copy
 
 
@@ -280,7 +288,7 @@ def test_whole_parts() -> None:
     tensors = {name: torch.zeros(shape) for name, shape in names.items()}
 
     def entries(kind: str, part: str) -> list[int]:
-        return select.whole(tensors, lambda name: select.PARTS[kind](name) == part).tolist()
+        return modules.whole(tensors, lambda name: modules.PARTS[kind](name) == part).tolist()
 
     assert entries("bias", "bias") == [4, 5, 9, 10, 11]
     assert entries("layer", "1") == [6, 7, 8, 9, 10, 11]
@@ -288,8 +296,8 @@ def test_whole_parts() -> None:
     assert entries("module", "query") == [0, 1, 2, 3, 4, 5]
     assert entries("module", "LayerNorm") == [6, 7, 8, 9, 10, 11]
     assert entries("module", "key") == []
-    assert select.part_names(tensors, "layer") == ["0", "1", "10"]
-    assert select.part_names(tensors, "module") == ["query", "LayerNorm", "MLP out"]
+    assert modules.part_names(tensors, "layer") == ["0", "1", "10"]
+    assert modules.part_names(tensors, "module") == ["query", "LayerNorm", "MLP out"]
 
 
 @settings(deadline=None, max_examples=60)
@@ -303,8 +311,8 @@ def test_top_of_what_is_not_barred(values: list[int], count: int, barred: set[in
     free = [i for i in range(len(values)) if i not in barred]
     expected = sorted(sorted(free, key=lambda i: (-values[i], i))[:count])
     taken = torch.tensor(sorted(barred), dtype=torch.int64)
-    assert region.top(torch.tensor(values).float(), count, taken).tolist() == expected
-    drawn = region.at_random(len(values), count, 5, taken).tolist()
+    assert top_k.top(torch.tensor(values).float(), count, taken).tolist() == expected
+    drawn = regions.at_random(len(values), count, 5, taken).tolist()
     assert len(drawn) == len(set(drawn)) == min(count, len(free))
     assert set(drawn) <= set(free)
 
@@ -347,15 +355,15 @@ def test_the_model_is_left_as_it_was(choose) -> None:
 def test_a_class_that_is_absent_from_a_batch() -> None:
     """Batches of one example each have one class only."""
     classifier = Tiny().eval()
-    batches = learn.MaskBatches(examples(6), 0, 1, 6, 0, 0, 1)
+    batches = mask_batches.MaskBatches(examples(6), 0, 1, 6, 0, 0, 1)
     finetuned = {n: p.detach() + 0.1 for n, p in classifier.graftable.items()}
     flat = FlatModel(classifier.graftable, finetuned)
 
     def losses() -> Iterable[Tensor]:
-        return select.batch_losses(classifier, batches, torch.device("cpu"))
+        return batch_losses(classifier, batches, torch.device("cpu"))
 
     try:
-        worth = select.attribution(flat, losses, 1)
+        worth = gradient_scores.attribution(flat, losses, 1)
     finally:
         flat.close()
     assert worth.isfinite().all()
@@ -375,7 +383,9 @@ def stitched(lr: float, penalty: float, steps: int, tmp_path: Path) -> tuple[Ten
     nowhere = torch.empty(0, dtype=torch.int64)
     relaxed = RelaxedGraft(tiny.graftable, finetuned, nowhere, scores, 0.0, penalty)
     try:
-        chosen, history = learn.learn(tiny, relaxed, cfg, rows, rows, 0, tmp_path, lambda _: None)
+        chosen, history = mask_training.learn(
+            tiny, relaxed, cfg, rows, rows, 0, tmp_path, lambda _: None
+        )
     finally:
         relaxed.close()
     return relaxed.scores, chosen, history
@@ -403,7 +413,7 @@ def test_a_step_of_stitch_l1_is_the_formula(lr: float, penalty: float, tmp_path:
         for (name, p), part in zip(tiny.graftable.items(), parts, strict=True):
             p.copy_(before[name] + part.view(p.shape))
     summed = torch.zeros(42)
-    for batch in learn.MaskBatches(examples(10), 0, 4, 10, 13, 0, 1):
+    for batch in mask_batches.MaskBatches(examples(10), 0, 4, 10, 13, 0, 1):
         loss = nn.functional.cross_entropy(tiny(batch), batch["labels"])
         found = torch.autograd.grad(loss, list(tiny.graftable.values()))
         summed += torch.cat([g.reshape(-1) for g in found])
@@ -452,11 +462,11 @@ def learned(place: Path) -> Path:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    return store.read_json(folder / "metrics.json")
+    return files.read_json(folder / "metrics.json")
 
 
 def weights(place: Path, run: Path) -> dict[str, Tensor]:
-    digest = store.read_json(run / "status.json")["finetuned"]
+    digest = files.read_json(run / "status.json")["finetuned"]
     return load_file(place / ".finetuned" / digest / "weights.safetensors")
 
 
@@ -552,7 +562,7 @@ def test_fine_tuning_that_moved_nothing(place: Path, selector: str, caplog) -> N
 
 @pytest.mark.parametrize("selector", ["bias", "layer", "module"])
 def test_parts_in_a_run(place: Path, selector: str) -> None:
-    from skillgraft.graft_facts import layer_of, module_of
+    from skillgraft.core.modules import layer_of, module_of
 
     of, part = {
         "bias": (lambda name: name.rsplit(".", 1)[1], "bias"),
@@ -628,7 +638,7 @@ def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> Non
 
 
 def test_a_mistyped_choice_is_one_line(tmp_path: Path) -> None:
-    from skillgraft.config import COMPOSITION_ERRORS, explain
+    from skillgraft.config.messages import COMPOSITION_ERRORS, explain
 
     for override in ("graft=atribution", "graft.per_example=perhaps", "graft.rule=both"):
         with pytest.raises(COMPOSITION_ERRORS) as caught:

@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 from runs import TINY, command, make
 
-from skillgraft import lease, run, state, stop, store
-from skillgraft.errors import InputError
+from skillgraft.experiments import making
+from skillgraft.runtime import leases, signals
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.files import read_json, write_json
+from skillgraft.store import folders, job_state
+from skillgraft.store.names import RUN_FILE
 
 MOVEMENT = (*TINY, "graft=movement")
 
@@ -25,26 +29,26 @@ def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of a test")
 
-    monkeypatch.setattr(run.Making, "evaluate", broken)
+    monkeypatch.setattr(making.Making, "evaluate", broken)
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, *MOVEMENT)
     (file,) = tmp_path.glob(".partial/*.json")
-    record = store.read_json(file)
+    record = read_json(file)
     assert record["state"] == "failed"
     assert (record["error"], record["message"]) == ("ZeroDivisionError", "of a test")
     assert (record["task"], record["selector"], record["seed"]) == ("toy_film", "movement", 13)
-    (listed,) = state.unfinished(store.Store(tmp_path))
+    (listed,) = job_state.unfinished(folders.Store(tmp_path))
     assert listed["state"] == "failed"
-    store.write_json(file, record | {"state": "running"})  # killed: nobody holds its lease
-    (listed,) = state.unfinished(store.Store(tmp_path))
+    write_json(file, record | {"state": "running"})  # killed: nobody holds its lease
+    (listed,) = job_state.unfinished(folders.Store(tmp_path))
     assert listed["state"] == "interrupted"
-    with store.Store(tmp_path).lock(record["id"]):
-        (listed,) = state.unfinished(store.Store(tmp_path))
+    with folders.Store(tmp_path).lock(record["id"]):
+        (listed,) = job_state.unfinished(folders.Store(tmp_path))
         assert listed["state"] == "running"
     monkeypatch.undo()
     folder = make(tmp_path, *MOVEMENT)
     assert folder.name == record["id"]
-    assert not state.unfinished(store.Store(tmp_path))
+    assert not job_state.unfinished(folders.Store(tmp_path))
     assert not list(tmp_path.glob(".partial/*"))
 
 
@@ -52,12 +56,12 @@ def test_a_signal_outside_training_ends_the_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = signal.getsignal(signal.SIGUSR2)
-    monkeypatch.setattr(run.Making, "evaluate", lambda *_: signal.raise_signal(signal.SIGUSR2))
-    with pytest.raises(stop.Interrupted) as caught:
+    monkeypatch.setattr(making.Making, "evaluate", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    with pytest.raises(signals.Interrupted) as caught:
         make(tmp_path, *MOVEMENT)
     assert caught.value.code == 128 + signal.SIGUSR2
     (file,) = tmp_path.glob(".partial/*.json")
-    assert store.read_json(file)["state"] == "interrupted"
+    assert read_json(file)["state"] == "interrupted"
     assert signal.getsignal(signal.SIGUSR2) is handler
 
 
@@ -68,18 +72,18 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
     """Not only of the last evaluation: the step in which it came is the last of the checkpoint."""
     from safetensors import safe_open
 
-    from skillgraft import finetune
+    from skillgraft.training import fine_tuning
 
-    kept = finetune.FineTuning.training_step
+    kept = fine_tuning.FineTuning.training_step
 
-    def third(self: finetune.FineTuning, batch: dict, batch_idx: int) -> object:
+    def third(self: fine_tuning.FineTuning, batch: dict, batch_idx: int) -> object:
         if batch_idx == 2:
             signal.raise_signal(number)
         return kept(self, batch, batch_idx)
 
-    monkeypatch.setattr(finetune.FineTuning, "training_step", third)
+    monkeypatch.setattr(fine_tuning.FineTuning, "training_step", third)
     options = (*MOVEMENT, "finetune.steps=20", "finetune.evaluate_every=20")
-    with pytest.raises(stop.Interrupted) as caught:
+    with pytest.raises(signals.Interrupted) as caught:
         make(tmp_path, *options)
     assert caught.value.code == 128 + number
     (file,) = tmp_path.glob(".partial/finetuned-*/resume.safetensors")
@@ -87,9 +91,9 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
         assert json.loads(checkpoint.metadata()["progress"])["step"] == 3
     monkeypatch.undo()
     (file,) = tmp_path.glob(".partial/*/seconds.json")
-    before = store.read_json(file)["seconds"]["finetune"]
+    before = read_json(file)["seconds"]["finetune"]
     resumed = make(tmp_path, *options)
-    facts = store.read_json(resumed / "provenance.json")
+    facts = read_json(resumed / "provenance.json")
     assert facts["attempts"] == 2
     assert facts["seconds"]["finetune"] > before
     whole = make(tmp_path / "whole", *options)
@@ -108,42 +112,43 @@ def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
 def test_asked_twice_in_training_a_run_ends_at_once(
     monkeypatch: pytest.MonkeyPatch, first: signal.Signals, second: signal.Signals
 ) -> None:
-    with stop.watching(), stop.between_steps():
+    with signals.watching(), signals.between_steps():
         signal.raise_signal(first)
         signal.raise_signal(first)  # at once: sent to the process and to its group, as by timeout
-        assert stop.asked == [first]
-        monkeypatch.setattr(stop, "TOGETHER", 0.0)
-        with pytest.raises(stop.Interrupted) as caught:
+        assert signals.asked == [first]
+        monkeypatch.setattr(signals, "TOGETHER", 0.0)
+        with pytest.raises(signals.Interrupted) as caught:
             signal.raise_signal(second)
     assert caught.value.code == 128 + second
-    assert not stop.asked
+    assert not signals.asked
 
 
 def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
-    with state.recorded(file, id=None) as tell:
-        assert store.read_json(file)["state"] == "running"
+    with job_state.recorded(file, id=None) as tell:
+        assert read_json(file)["state"] == "running"
         tell(id="x")
-        assert store.read_json(file)["id"] == "x"
-    assert store.read_json(file)["state"] == "whole"
-    assert store.read_json(file)["id"] == "x"
-    with pytest.raises(InputError), state.recorded(file):
+        assert read_json(file)["id"] == "x"
+    assert read_json(file)["state"] == "whole"
+    assert read_json(file)["id"] == "x"
+    with pytest.raises(InputError), job_state.recorded(file):
         raise InputError("no")
-    assert store.read_json(file)["state"] == "failed"
+    assert read_json(file)["state"] == "failed"
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 BREAKS = """
 import sys
-from skillgraft import run, cli
-kept = run.Making.evaluate
+from skillgraft.cli import skillgraft
+from skillgraft.experiments.making import Making
+kept = Making.evaluate
 def evaluate(self, *rest):
     if self.cfg.seed == 21:
         raise ZeroDivisionError("of a test")
     return kept(self, *rest)
-run.Making.evaluate = evaluate
+Making.evaluate = evaluate
 sys.argv[0] = "skillgraft"
-cli.main()
+skillgraft.main()
 """
 
 
@@ -212,30 +217,30 @@ def test_a_sweep_has_a_summary_on_wandb(broken: tuple[Path, subprocess.Completed
 
 def test_what_earlier_jobs_of_a_sweep_may_still_make(tmp_path: Path) -> None:
     """Running, or not started for a moment; not what has ended, was killed, or is silent without a lease."""
-    place, job = store.Store(tmp_path / "runs"), tmp_path / "2"
-    files = [tmp_path / str(number) / store.RUN_FILE for number in range(4)]
+    place, job = folders.Store(tmp_path / "runs"), tmp_path / "2"
+    files = [tmp_path / str(number) / RUN_FILE for number in range(4)]
     for file in files:
         file.parent.mkdir()
-    with state.recorded(files[2], id=None) as tell:
+    with job_state.recorded(files[2], id=None) as tell:
         tell()
-        own = store.read_json(files[2])
-        assert state.earlier(job, place)  # 0 and 1 are to start
-        store.write_json(files[2], own | {"since": time.time() - 2 * state.START})
-        assert not state.earlier(job, place)  # they never will
-        store.write_json(files[3], own)  # a later one does not count
+        own = read_json(files[2])
+        assert job_state.earlier(job, place)  # 0 and 1 are to start
+        write_json(files[2], own | {"since": time.time() - 2 * job_state.START})
+        assert not job_state.earlier(job, place)  # they never will
+        write_json(files[3], own)  # a later one does not count
         for ended in ("whole", "failed", "interrupted"):
-            store.write_json(files[0], own | {"state": ended})
-            assert not state.earlier(job, place)
-        store.write_json(files[1], own)
-        assert state.earlier(job, place)
+            write_json(files[0], own | {"state": ended})
+            assert not job_state.earlier(job, place)
+        write_json(files[1], own)
+        assert job_state.earlier(job, place)
         another = {"started": own["started"] - 100, "ticks": -1}  # of its pid
-        store.write_json(files[1], own | another)
-        assert not state.earlier(job, place)
+        write_json(files[1], own | another)
+        assert not job_state.earlier(job, place)
         elsewhere = own | {"machine": "far", "id": "a-run"}
-        store.write_json(files[1], elsewhere)
-        assert state.earlier(job, place)
-        silent = time.time() - 2 * lease.STALE
+        write_json(files[1], elsewhere)
+        assert job_state.earlier(job, place)
+        silent = time.time() - 2 * leases.STALE
         os.utime(files[1], (silent, silent))
-        assert not state.earlier(job, place)
+        assert not job_state.earlier(job, place)
         with place.lock("a-run"):
-            assert state.earlier(job, place)
+            assert job_state.earlier(job, place)

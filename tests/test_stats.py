@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillgraft import evaluate, stats
-from skillgraft.config import Metric
-from skillgraft.intervals import Interval, over_seeds
+from skillgraft.config.choices import Metric
+from skillgraft.evaluation import metrics, statistics
+from skillgraft.evaluation.intervals import Interval, over_seeds
 
 T_4 = 2.7764451052  # the 97.5 % point of Student's t with 4 degrees of freedom, from a table
 
@@ -74,13 +74,13 @@ def test_few_values() -> None:
     ],
 )
 def test_verdict(interval, low, high, expected) -> None:
-    assert stats.verdict(interval, low, high) == expected
+    assert statistics.verdict(interval, low, high) == expected
 
 
 def test_holm_by_hand() -> None:
     """The smallest p is multiplied by the number of tests, the next by one less; they never fall."""
     values = {"a": [0.5, 0.6, 0.7], "b": [0.1, 0.2, 0.0], "c": [1.0, 1.1, 1.05], "d": [1, 1, 1]}
-    found = stats.above(values, 0.0)
+    found = statistics.above(values, 0.0)
 
     def single(sample: list[float]) -> float:  # Student's t with two degrees of freedom
         if sample == [1, 1, 1]:
@@ -97,32 +97,34 @@ def test_holm_by_hand() -> None:
 
 
 def test_a_value_that_is_the_same_for_every_seed_is_tested_too() -> None:
-    assert stats.above({"d": [1, 1, 1]}, 0.0) == {"d": 0.0}
-    assert stats.above({"at": [0.3] * 5, "below": [0.1] * 5}, 0.1 + 0.2) == {
+    assert statistics.above({"d": [1, 1, 1]}, 0.0) == {"d": 0.0}
+    assert statistics.above({"at": [0.3] * 5, "below": [0.1] * 5}, 0.1 + 0.2) == {
         "at": 1.0,
         "below": 1.0,
     }
-    assert stats.above({"one": [1.0], "none": []}, 0.0) == {}
+    assert statistics.above({"one": [1.0], "none": []}, 0.0) == {}
 
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 300), seed=st.integers(0, 99), classes=st.integers(2, 5))
 def test_the_resampled_ece_is_the_ece_of_the_metrics(n: int, seed: int, classes: int) -> None:
     probabilities, labels = predictions(n, seed, classes)
-    expected = evaluate.measure(probabilities, labels, Metric.accuracy)["ece"]
-    assert stats.ece(*stats.gaps(probabilities, labels)) == pytest.approx(expected, abs=1e-5)
+    expected = metrics.measure(probabilities, labels, Metric.accuracy)["ece"]
+    assert statistics.ece(*statistics.gaps(probabilities, labels)) == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_bootstrap_interval_of_accuracy_is_that_of_a_binomial() -> None:
     probabilities, labels = predictions(400, 1, 2)
-    found = stats.bootstrap(probabilities, labels, 13)
+    found = statistics.bootstrap(probabilities, labels, 13)
     hit = probabilities.argmax(1) == np.array(labels)
     half = 1.96 * math.sqrt(hit.mean() * (1 - hit.mean()) / 400)
     assert found["accuracy"].mean == pytest.approx(hit.mean())
     assert found["accuracy"].low == pytest.approx(hit.mean() - half, abs=0.01)
     assert found["accuracy"].high == pytest.approx(hit.mean() + half, abs=0.01)
     assert found["ece"].low < found["ece"].mean < found["ece"].high
-    assert stats.bootstrap(probabilities, labels, 13) == found
+    assert statistics.bootstrap(probabilities, labels, 13) == found
 
 
 def test_mcnemar_is_a_binomial_test_of_the_disagreements() -> None:
@@ -131,13 +133,13 @@ def test_mcnemar_is_a_binomial_test_of_the_disagreements() -> None:
     a = np.array([right] * 15 + [wrong] * 5)
     b = np.array([right] * 8 + [wrong] * 10 + [right] * 2)  # 7 only a is right, 2 only b
     tail = sum(comb(9, k) for k in range(3)) / 2**9
-    assert stats.mcnemar(a, b, labels) == pytest.approx(2 * tail)
-    assert stats.mcnemar(a, a, labels) == 1.0
+    assert statistics.mcnemar(a, b, labels) == pytest.approx(2 * tail)
+    assert statistics.mcnemar(a, a, labels) == 1.0
 
 
 def test_permutation_of_predictions() -> None:
     probabilities, labels = predictions(300, 2, 2)
-    assert stats.ece_permutation(probabilities, probabilities, labels, 1) == 1.0
+    assert statistics.ece_permutation(probabilities, probabilities, labels, 1) == 1.0
     truth = np.eye(2)[labels].astype(np.float32) * 0.98 + 0.01  # sure and right
-    assert stats.ece_permutation(probabilities, truth, labels, 1) < 0.01
-    assert stats.ece_permutation(truth, probabilities, labels, 1) < 0.01
+    assert statistics.ece_permutation(probabilities, truth, labels, 1) < 0.01
+    assert statistics.ece_permutation(truth, probabilities, labels, 1) < 0.01

@@ -15,11 +15,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 from runs import TINY, command, composed
 
-from skillgraft import claims, cli, config, lease, store, sweep
+from skillgraft.analysis.claims import registry
+from skillgraft.cli import skillgraft
+from skillgraft.config import packages, validation
+from skillgraft.config.compose import expand, register
+from skillgraft.experiments import sweep
+from skillgraft.runtime import leases
+from skillgraft.runtime.files import read_json, write_json
+from skillgraft.store import names, sweep_records
 
 FILES = sorted(
     f"{file.parent.name}={file.stem}"
-    for file in config.SWEEPS.glob("*/*.yaml")
+    for file in packages.SWEEPS.glob("*/*.yaml")
     if not file.name.startswith("_")
 )
 PAPER = {
@@ -35,7 +42,7 @@ QUICK = (
 @pytest.mark.parametrize("group", ["paper", "embedded"])
 def test_every_claim_of_the_paper_has_its_file(group: str) -> None:
     assert {name.partition("=")[2] for name in FILES if name.startswith(group)} == PAPER
-    assert set(claims.CLAIMS) == PAPER
+    assert set(registry.CLAIMS) == PAPER
 
 
 def values(axis: str) -> list[str]:
@@ -48,26 +55,26 @@ def values(axis: str) -> list[str]:
 @pytest.mark.parametrize("file", FILES)
 def test_sweep_file(file: str) -> None:
     """Its first and last job compose and pass, and every option of its groups is there."""
-    config.register()
+    register()
     given = ["model.name=x", "model.path=x"] if "mlm" in file else []
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(packages.CONF), version_base="1.3"):
         whole = compose("run", [file, *given], return_hydra_config=True)
         params = OmegaConf.to_container(whole.hydra.sweeper.params, resolve=True)
         axes = {name: values(f"{name}={axis}") for name, axis in params.items()}
         for place in (0, -1):
             job = [f"{name}={options[place]}" for name, options in axes.items()]
             cfg = compose("run", [file, *given, *job])
-            config.check(cfg)
-            config.expand(cfg, [config.CONF])
+            validation.check(cfg)
+            expand(cfg, [packages.CONF])
     for name, options in axes.items():
-        if "." not in name and (config.CONF / name).is_dir():
+        if "." not in name and (packages.CONF / name).is_dir():
             assert {f"{option}.yaml" for option in options} <= {
-                path.name for path in (config.CONF / name).iterdir()
+                path.name for path in (packages.CONF / name).iterdir()
             }
     if file.endswith("=ood"):  # a shift that no run measures would be left out of the verdict
         stated = {place for place in (*whole.claim.large, *whole.claim.small) if "/" in place}
         files = {
-            task: OmegaConf.load(config.CONF / "task" / f"{task}.yaml") for task in axes["task"]
+            task: OmegaConf.load(packages.CONF / "task" / f"{task}.yaml") for task in axes["task"]
         }
         assert stated <= {f"{task}/{ood}" for task, file in files.items() for ood in file.ood}
     group, _, name = file.partition("=")
@@ -75,17 +82,17 @@ def test_sweep_file(file: str) -> None:
     if group in ("paper", "embedded"):
         assert whole.claim.name == name
         assert axes["seed"] == ["13", "21", "42", "87", "100"]
-    first, second = (config.SWEEPS / group / f"{name}.yaml").read_text().splitlines()[:2]
+    first, second = (packages.SWEEPS / group / f"{name}.yaml").read_text().splitlines()[:2]
     assert first == "# @package _global_"
     assert second.startswith(f"# skillgraft {file}")
 
 
 def test_gpt2_has_the_papers_constants() -> None:
     """The command in the sweep's file, composed: section 2 of the method at 64 shots, judged at 0.05 %."""
-    text = (config.SWEEPS / "paper" / "sparsity_curve.yaml").read_text()
+    text = (packages.SWEEPS / "paper" / "sparsity_curve.yaml").read_text()
     (line,) = (line for line in text.splitlines() if "model=gpt2" in line)
     cfg = composed(*line.removeprefix("# skillgraft ").partition("  ")[0].split())
-    config.check(cfg)
+    validation.check(cfg)
     assert (cfg.model.name, cfg.finetune.kind, cfg.claim.at) == ("gpt2", "autoregressive", 5e-4)
     assert cfg.model.graftable == cfg.model.blocks["autoregressive"]
     one, roberta = cfg.finetune, composed("paper=sparsity_curve").finetune
@@ -119,7 +126,7 @@ def test_a_sweep_file_of_the_users_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "sweeps").iterdir()
     assert folder.name.startswith("sweep-mine-")
-    record = store.read_json(folder / "record.json")
+    record = read_json(folder / "record.json")
     assert record["axes"] == {"seed": "13,21"}
     assert ["seed13" in name for name in record["runs"]] == [True]
 
@@ -164,15 +171,15 @@ def test_the_end_comes_in_spite_of_a_failed_job(swept: tuple[Path, str]) -> None
 def test_record_and_verdict(swept: tuple[Path, str]) -> None:
     root, _ = swept
     (folder,) = (root / "sweeps").iterdir()
-    record = store.read_json(folder / "record.json")
+    record = read_json(folder / "record.json")
     assert record["claim"]["name"] == "calibration"
     assert record["axes"]["seed"] == "13,21,42,87,100"
     assert "seed=13,21" in record["overrides"]
     assert [name.split("-")[4] for name in record["runs"]] == ["seed13", "seed21"]
-    judged = store.read_json(folder / "verdict.json")
+    judged = read_json(folder / "verdict.json")
     assert judged["runs"] == 2
     for number, name in ((13, record["runs"][0]), (21, record["runs"][1])):
-        metrics = store.read_json(root / name / "metrics.json")
+        metrics = read_json(root / name / "metrics.json")
         less = metrics["finetuned"]["test"]["ece"] - metrics["graft"]["test"]["ece"]
         assert judged["statements"][1]["seeds"][str(number)] == pytest.approx(less)
     table = pd.read_csv(folder / "table.csv")
@@ -197,12 +204,12 @@ def test_claims_are_judged_again_from_the_store(swept: tuple[Path, str]) -> None
 
 def test_compare_gives_intervals_over_examples(swept: tuple[Path, str]) -> None:
     root, _ = swept
-    name = store.read_json(next((root / "sweeps").iterdir()) / "record.json")["runs"][0]
+    name = read_json(next((root / "sweeps").iterdir()) / "record.json")["runs"][0]
     done = command("compare", str(root / name), "--json", cwd=root, program="grafts")
     assert done.returncode == 0, done.stderr
     lines = {line["model"]: line for line in json.loads(done.stdout)}
     assert {"pretrained", "finetuned", "graft", "finetuned_scaled", "graft_scaled"} == set(lines)
-    metrics = store.read_json(root / name / "metrics.json")
+    metrics = read_json(root / name / "metrics.json")
     for model, line in lines.items():
         found = line["accuracy"]
         assert found["mean"] == pytest.approx(metrics[model]["test"]["accuracy"])
@@ -230,12 +237,12 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     """Start a sweep of two seeds as Hydra would and return the folder of its jobs; none is run."""
     monkeypatch.setattr(sweep, "begun", [])
     monkeypatch.setattr("sys.argv", ["skillgraft", "-m", "seed=13,21", "force=true"])
-    config.register()
+    register()
 
     def start(name: str, *overrides: str) -> Path:
         jobs = tmp_path / name
         given = ["seed=13,21", "logger=none", f"store={tmp_path}/runs", *overrides]
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        with initialize_config_dir(str(packages.CONF), version_base="1.3"):
             base = [override for override in given if "," not in override]
             cfg = compose("run", [*base, f"hydra.sweep.dir={jobs}"], return_hydra_config=True)
         with open_dict(cfg):
@@ -249,7 +256,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 def end(jobs: Path, number: int, **values: object) -> None:
     """Write what has become of a job."""
     (jobs / str(number)).mkdir(exist_ok=True)
-    store.write_json(jobs / str(number) / store.RUN_FILE, {"id": None, **values})
+    write_json(jobs / str(number) / names.RUN_FILE, {"id": None, **values})
 
 
 def test_two_starts_of_one_sweep_end_by_themselves(
@@ -280,11 +287,11 @@ def test_what_an_earlier_start_has_made_stays_in_the_record(
     (file,) = (tmp_path / "runs" / "sweeps").glob("*/record.json")
     begin("killed", "force=true")
     sweep.begun.clear()
-    record = store.read_json(file)
-    assert sweep.run_ids(record, sweep.jobs_of(record)) == ["run-a", "run-b"]
+    record = read_json(file)
+    assert sweep_records.run_ids(record, sweep_records.jobs_of(record)) == ["run-a", "run-b"]
     end(begin("broken"), 1, state="whole", id="run-c")
     sweep.finish()
-    assert store.read_json(file)["runs"] == ["run-a", "run-c"]
+    assert read_json(file)["runs"] == ["run-a", "run-c"]
 
 
 def test_no_job_starts_without_the_record(begin: Callable[..., Path], tmp_path: Path) -> None:
@@ -316,11 +323,12 @@ def test_the_end_waits_for_the_jobs_that_still_run(begin: Callable[..., Path]) -
     sweep.outlast()  # outside of a sweep
     jobs = begin("first")
     for number, others in enumerate(({"pid": 0, "started": 0}, {})):
-        end(jobs, number, state="running", **(lease.own_record() | others))
+        end(jobs, number, state="running", **(leases.own_record() | others))
     later = threading.Timer(1.0, end, (jobs, 1), {"state": "whole"})
     later.start()
     sweep.outlast()
-    assert not later.is_alive()
+    later.join()
+    assert read_json(jobs / "1" / names.RUN_FILE)["state"] == "whole"
 
 
 def test_a_sweep_that_is_asked_to_end_between_jobs_has_its_end(
@@ -328,12 +336,12 @@ def test_a_sweep_that_is_asked_to_end_between_jobs_has_its_end(
 ) -> None:
     came = []
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which `main` sets: put back after the test
-    monkeypatch.setattr(cli, "app", lambda: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(skillgraft, "app", lambda: signal.raise_signal(signal.SIGTERM))
     monkeypatch.setattr(sweep, "finish", lambda: came.append("end"))
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            skillgraft.main()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert caught.value.code == 128 + signal.SIGTERM

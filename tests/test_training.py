@@ -18,25 +18,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft import finetune as finetuning
-from skillgraft import learn as learning
-from skillgraft import stop
-from skillgraft.config import Metric, Optimizer, Schedule, Selector, Strategy, Train
-from skillgraft.errors import InputError
-from skillgraft.finetune import (
-    Batches,
-    Course,
-    FineTuning,
-    Progress,
-    factor,
-    finetune,
-    make_optimizer,
-    write_tensors,
-)
-from skillgraft.learn import MaskBatches, learn
-from skillgraft.mask import RelaxedGraft, initial_scores
-from skillgraft.prompt import Batch, Encoded
-from skillgraft.seeds import derive
+from skillgraft.config.choices import Metric, Optimizer, Schedule, Selector, Strategy, Train
+from skillgraft.core.best_mask import initial_scores
+from skillgraft.core.relaxed_graft import RelaxedGraft
+from skillgraft.runtime import signals
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.seeds import derive
+from skillgraft.tasks.batches import Batch
+from skillgraft.tasks.encoder import Encoded
+from skillgraft.training import mask_training, resumable
+from skillgraft.training.batches import Batches, Course
+from skillgraft.training.checkpoints import Progress, write_tensors
+from skillgraft.training.fine_tuning import FineTuning, factor, finetune, make_optimizer
+from skillgraft.training.mask_batches import MaskBatches
+from skillgraft.training.mask_training import learn
 
 
 def examples(n: int) -> list[Encoded]:
@@ -388,7 +383,7 @@ def test_a_signal_that_lightning_does_not_see(
         kept(self)
 
     monkeypatch.setattr(FineTuning, hook, asked)
-    with pytest.raises(stop.Interrupted), stop.watching():
+    with pytest.raises(signals.Interrupted), signals.watching():
         train(tmp_path / "f", config())
     with safe_open(tmp_path / "f" / "resume.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] == step
@@ -424,7 +419,7 @@ def test_fine_tuning_trains_what_it_says_and_keeps_the_best(tmp_path: Path) -> N
 
 def test_every_batch_gets_to_its_device_in_one_way(tmp_path: Path, monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr(finetuning, "to_device", lambda batch, device: seen.append(device) or batch)
+    monkeypatch.setattr(resumable, "to_device", lambda batch, device: seen.append(device) or batch)
     train(tmp_path / "f", config(steps=3))
     assert seen == [torch.device("cpu")] * 3
 
@@ -506,14 +501,14 @@ def test_a_killed_mask_training_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_without_scoring_only_the_last_mask_is_looked_at(tmp_path: Path, monkeypatch) -> None:
     """And a checkpoint is written every few steps, from which a killed training goes on."""
-    cfg, saved, kept = config(), [], learning.MaskTraining.save
+    cfg, saved, kept = config(), [], mask_training.MaskTraining.save
 
-    def save(module: learning.MaskTraining) -> None:
+    def save(module: mask_training.MaskTraining) -> None:
         saved.append(module.done)
         kept(module)
 
-    monkeypatch.setattr(learning.MaskTraining, "save", save)
-    monkeypatch.setattr(learning, "SAVE_EVERY", 4)
+    monkeypatch.setattr(mask_training.MaskTraining, "save", save)
+    monkeypatch.setattr(mask_training, "SAVE_EVERY", 4)
     cfg.graft.score_every = None
     chosen, history, seen, _ = mask_run(tmp_path / "whole", cfg)
     assert saved == [4, 6]

@@ -20,10 +20,15 @@ from runs import TINY, command, make
 from typer.testing import CliRunner
 from wandb_server import serving
 
-from skillgraft import compare, dashboard, figure, grafts, index, store, sweep, sync, wandb_names
-from skillgraft.errors import InputError
-from skillgraft.store import Store
-from skillgraft.verdict import Outcome, Statement
+from skillgraft.analysis import collect, plots
+from skillgraft.analysis.claims.statements import Outcome, Statement
+from skillgraft.cli import program
+from skillgraft.experiments import sweep_report
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.files import read_json, write_json
+from skillgraft.store import checksums, index, metric_names
+from skillgraft.store.folders import Store
+from skillgraft.tracking import dashboard, sync, wandb_names
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 LEARNED = (
@@ -55,11 +60,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "started": 0.0,
         "runs": runs,
     }
-    store.write_json(folder / "record.json", record)
-    figure.save(Figure(figsize=(1, 1)), folder / "figure.png")
+    write_json(folder / "record.json", record)
+    plots.save(Figure(figsize=(1, 1)), folder / "figure.png")
     statement = Statement("made up: of two seeds", "–", {13: 0.5, 21: 0.6})
     outcome = Outcome([statement], pd.DataFrame({"task": ["a"], "value": [0.5]}), Figure)
-    sweep.summarize(folder, record, compare.collect(Store(root), runs), outcome)
+    sweep_report.summarize(folder, record, collect.collect(Store(root), runs), outcome)
     return root
 
 
@@ -100,9 +105,9 @@ def told(swept: Path) -> dict[str, set[str]]:
     """The names that the sweep's runs have in each place, as the README calls the places."""
     names: dict[str, set[str]] = {}
     for folder in runs_of(swept):
-        metrics, overlap = (store.read_json(folder / f"{n}.json") for n in ("metrics", "overlap"))
-        names.setdefault("metrics.json", set()).update(index.flatten(metrics))
-        names.setdefault("overlap.json", set()).update(index.flatten({"overlap": overlap}))
+        metrics, overlap = (read_json(folder / f"{n}.json") for n in ("metrics", "overlap"))
+        names.setdefault("metrics.json", set()).update(metric_names.flatten(metrics))
+        names.setdefault("overlap.json", set()).update(metric_names.flatten({"overlap": overlap}))
         summary = inspect(record_of(folder))["summary"]
         names.setdefault("summary", set()).update(n for n in summary if not n.startswith("_"))
         for row in rows_of(record_of(folder)):
@@ -114,7 +119,7 @@ def told(swept: Path) -> dict[str, set[str]]:
     (folder,) = (swept / "sweeps").iterdir()
     summary = inspect(record_of(folder))["summary"]
     names["sweep"] = {name for name in summary if not name.startswith("_")}
-    status = store.read_json(runs_of(swept)[0] / "status.json")
+    status = read_json(runs_of(swept)[0] / "status.json")
     (first, *rest) = [json.loads(row) for _, row in index.rows(swept)]
     found = set(first).union(*rest) - set(status)
     names["index"] = {name for name in found if not name.startswith("config/")}
@@ -128,10 +133,10 @@ def test_the_records_of_a_sweep_have_what_its_runs_have(swept: Path) -> None:
     """By W&B's own reader: summary, configuration, group, curves; and the sweep's table of runs."""
     for folder in runs_of(swept):
         status, metrics, overlap = (
-            store.read_json(folder / f"{name}.json") for name in ("status", "metrics", "overlap")
+            read_json(folder / f"{name}.json") for name in ("status", "metrics", "overlap")
         )
         found = inspect(record_of(folder))
-        expected = index.measured(metrics, overlap)
+        expected = metric_names.measured(metrics, overlap)
         assert expected["graft/test/score"] == metrics["graft"]["test"]["accuracy"]
         for name, value in expected.items():
             assert found["summary"].get(name) == value, name
@@ -140,11 +145,11 @@ def test_the_records_of_a_sweep_have_what_its_runs_have(swept: Path) -> None:
         assert config["graft"]["selector"] == status["selector"]
         assert (config["sparsity"], config["seed"]) == (status["sparsity"], status["seed"])
         curves = [row for row in rows_of(record_of(folder)) if "graft/step" in row]
-        kept = store.read_json(folder / "history.json")
+        kept = read_json(folder / "history.json")
         assert curves == kept
         tuned = Store(swept).finetuned(status["finetuned"]) / "history.json"
         steps = [row for row in rows_of(record_of(folder)) if "finetune/step" in row]
-        assert steps == store.read_json(tuned)
+        assert steps == read_json(tuned)
         (point,) = [row for row in rows_of(record_of(folder)) if "graft/test/score" in row]
         assert point == {name: expected[name] for name in point}
         assert point["region/size"] == metrics["region"]["size"]
@@ -154,9 +159,11 @@ def test_the_records_of_a_sweep_have_what_its_runs_have(swept: Path) -> None:
     assert len(shown["data"]) == 2
     for line in shown["data"]:
         row = dict(zip(shown["columns"], line, strict=True))
-        metrics = store.read_json(swept / row["id"] / "metrics.json")
-        flat = index.flatten(metrics)
-        assert {n: row[n] for n in store.MEASURES} == {n: flat[n] for n in store.MEASURES}
+        metrics = read_json(swept / row["id"] / "metrics.json")
+        flat = metric_names.flatten(metrics)
+        assert {n: row[n] for n in metric_names.MEASURES} == {
+            n: flat[n] for n in metric_names.MEASURES
+        }
 
 
 # ------------------------------------------------------------------------------ metric names
@@ -298,11 +305,11 @@ def test_a_dashboard_names_only_what_runs_log(swept: Path) -> None:
 
 def test_the_specification_is_the_same_each_time_and_a_file(swept: Path, tmp_path: Path) -> None:
     file, arguments = tmp_path / "board.json", ["dashboard", "mine", "--entity", "me"]
-    done = CliRunner().invoke(grafts.app, [*arguments, "--store", str(swept), "--out", str(file)])
+    done = CliRunner().invoke(program.app, [*arguments, "--store", str(swept), "--out", str(file)])
     assert done.exit_code == 0, done.output
     names = dashboard.names_of(Store(swept))
     content = dashboard.specification("mine", "me", names)
-    assert store.read_json(file) == content
+    assert read_json(file) == content
     assert (content["workspace"]["project"], content["workspace"]["entity"]) == ("mine", "me")
     titles = [report["displayName"] for report in content["reports"]]
     assert titles == [f"skillgraft: {part.title}" for part in dashboard.PARTS]
@@ -377,7 +384,7 @@ def moved(swept: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def dry_run(root: Path) -> tuple[int, list[dict[str, Any]], str]:
-    done = CliRunner().invoke(grafts.app, ["sync", str(root), "--dry-run", "--json"])
+    done = CliRunner().invoke(program.app, ["sync", str(root), "--dry-run", "--json"])
     return done.exit_code, json.loads(done.stdout), done.stderr
 
 
@@ -385,7 +392,7 @@ def test_a_moved_store_has_all_that_its_records_name(moved: Path) -> None:
     """A dry run finds every file, says what would be sent where, in the sweep's order, and sends nothing."""
     code, lines, _ = dry_run(moved)
     assert code == 0
-    (record,) = [store.read_json(f) for f in moved.glob("sweeps/*/record.json")]
+    (record,) = [read_json(f) for f in moved.glob("sweeps/*/record.json")]
     (name,) = [f.name for f in (moved / "sweeps").iterdir()]
     assert [line["run"] for line in lines] == [*record["runs"], name]
     assert {(line["sweep"], line["state"]) for line in lines} == {(name, "to send")}
@@ -400,7 +407,7 @@ def test_a_moved_store_has_all_that_its_records_name(moved: Path) -> None:
             set() if line["run"] == name else {graft}
         )
     options = ["--entity", "them", "--project", "other", "--dry-run"]
-    done = CliRunner().invoke(grafts.app, ["sync", str(moved), *options])
+    done = CliRunner().invoke(program.app, ["sync", str(moved), *options])
     assert "| them " in done.stdout
     assert "| other " in done.stdout
     for file in (file for line in lines for file in line["files"]):
@@ -485,7 +492,7 @@ def test_what_was_sent_is_skipped_and_what_is_missing_named(moved: Path) -> None
     gone.unlink()
     # a run that no sweep has comes last
     (file,) = moved.glob("sweeps/*/record.json")
-    store.write_json(file, {**store.read_json(file), "runs": [runs[0].name]})
+    write_json(file, {**read_json(file), "runs": [runs[0].name]})
     code, lines, said = dry_run(moved)
     assert code == 1
     assert [line["state"] for line in lines] == ["sent before", "to send", f"missing: {gone}"]
@@ -500,7 +507,7 @@ def test_what_was_sent_is_skipped_and_what_is_missing_named(moved: Path) -> None
 
 
 def test_a_store_without_offline_runs(tmp_path: Path) -> None:
-    done = CliRunner().invoke(grafts.app, ["sync", str(tmp_path), "--dry-run"])
+    done = CliRunner().invoke(program.app, ["sync", str(tmp_path), "--dry-run"])
     assert done.exit_code == 1
     assert "no offline W&B run" in done.stderr
 
@@ -527,7 +534,7 @@ def test_a_moved_store_arrives(moved: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for folder in runs_of(moved):
             path = f"/artifact/graft-{folder.name.rpartition('-')[2]}/graft.safetensors"
             assert server.files[path] == (folder / "graft.safetensors").read_bytes()
-        assert store.verify(moved / offline[1].name) == []
+        assert checksums.verify(moved / offline[1].name) == []
         assert any(path.startswith("/run/media/images/figure") for path in server.files)
         # nothing else: W&B's own files of a run, and the manifests of the artifacts
         own = {"config.yaml", "wandb-summary.json", "wandb-metadata.json", "manifest"}
@@ -628,7 +635,9 @@ def test_what_wandb_says_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise wandb.errors.UsageError("no API key")
 
     monkeypatch.setattr(wandb, "Api", refusing)
-    done = CliRunner().invoke(grafts.app, ["dashboard", "mine", "--store", str(tmp_path), "--send"])
+    done = CliRunner().invoke(
+        program.app, ["dashboard", "mine", "--store", str(tmp_path), "--send"]
+    )
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == "grafts: --send: W&B: no API key"
 

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skillgraft.activation import active
-    from skillgraft.errors import GraftError
-    from skillgraft.export import load_applied
-    from skillgraft.graft import Graft
-    from skillgraft.hub_grafts import load_from_hub, push_to_hub
-    from skillgraft.mask import localize
-    from skillgraft.runs import Run, Runs
+    from skillgraft.analysis.runs import Run, Runs
+    from skillgraft.core.activation import active
+    from skillgraft.core.graft import Graft
+    from skillgraft.core.localize import localize
+    from skillgraft.export.grafted_classifier import load_applied
+    from skillgraft.export.hub import load_from_hub, push_to_hub
+    from skillgraft.runtime.errors import GraftError
 
 __version__ = version("skillgraft")
 __all__ = [
@@ -29,21 +29,21 @@ __all__ = [
     "push_to_hub",
 ]
 
-PLACES = {
-    "Graft": "graft",
-    "GraftError": "errors",
-    "Run": "runs",
-    "Runs": "runs",
-    "active": "activation",
-    "load_applied": "export",
-    "load_from_hub": "hub_grafts",
-    "localize": "mask",
-    "push_to_hub": "hub_grafts",
+MODULES = {
+    "Graft": "core.graft",
+    "GraftError": "runtime.errors",
+    "Run": "analysis.runs",
+    "Runs": "analysis.runs",
+    "active": "core.activation",
+    "load_applied": "export.grafted_classifier",
+    "load_from_hub": "export.hub",
+    "localize": "core.localize",
+    "push_to_hub": "export.hub",
 }
 
 
 def __getattr__(name: str) -> Any:
     # torch is imported at the first use, so that the command line's --help is instant.
-    if name in PLACES:
-        return getattr(import_module(f"skillgraft.{PLACES[name]}"), name)
+    if name in MODULES:
+        return getattr(import_module(f"skillgraft.{MODULES[name]}"), name)
     raise AttributeError(f"module 'skillgraft' has no attribute '{name}'")

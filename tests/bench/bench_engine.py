@@ -38,21 +38,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from skillgraft.activation import active
+from skillgraft.config.choices import PRECISIONS
+from skillgraft.config.schema import RunConfig
+from skillgraft.core import best_mask, layout, localize, movement, regions, relaxed_graft
+from skillgraft.core.activation import active
+from skillgraft.core.graft import Graft
+from skillgraft.evaluation.predict import predict
+from skillgraft.experiments import provenance
+from skillgraft.experiments.making import deterministic
+from skillgraft.models.classifier import Classifier
+from skillgraft.tasks.batches import Batch, collate, to_device
+from skillgraft.tasks.encoder import Encoded
+from skillgraft.training import distributed
+from skillgraft.training.batches import Course
+from skillgraft.training.fine_tuning import FineTuning, make_optimizer
+from skillgraft.training.mask_training import MaskTraining
+from skillgraft.training.trainer import fit, make_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import composed, make
-
-from skillgraft import mask, provenance, ranks, region
-from skillgraft.config import PRECISIONS, RunConfig
-from skillgraft.evaluate import predict
-from skillgraft.finetune import Course, FineTuning, fit, make_optimizer, make_trainer
-from skillgraft.graft import Graft
-from skillgraft.learn import MaskTraining
-from skillgraft.model import Classifier
-from skillgraft.prompt import Batch, Encoded, collate, to_device
-from skillgraft.run import deterministic
 
 LR, BIAS, SPARSITY = 1e7, 10.0, 1e-3
 ROWS, TOKENS = 8, 64
@@ -165,12 +170,12 @@ def engine(classifier: Classifier, data: list[Batch], finetuned: dict[str, Tenso
 
 def opened(
     classifier: Classifier, finetuned: dict[str, Tensor], sparsity: float = SPARSITY
-) -> mask.RelaxedGraft:
+) -> relaxed_graft.RelaxedGraft:
     before = {n: p.data for n, p in classifier.graftable.items()}
-    total = region.Layout.of(before).total
-    chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
-    scores = mask.initial_scores(total, 0).to(HERE.device)
-    return mask.RelaxedGraft(classifier.graftable, finetuned, chosen, scores, BIAS)
+    total = layout.Layout.of(before).total
+    chosen = movement.base_region(finetuned, before, regions.region_size(sparsity, total))
+    scores = best_mask.initial_scores(total, 0).to(HERE.device)
+    return relaxed_graft.RelaxedGraft(classifier.graftable, finetuned, chosen, scores, BIAS)
 
 
 class Rebuild:
@@ -388,7 +393,7 @@ def whole(classifier: Classifier, data: list[Batch], file: Path) -> None:
     """Three steps of `localize`, whose caller holds both models."""
     finetuned = copy.deepcopy(classifier)
     finetuned.restore(load_file(file))
-    mask.localize(
+    localize.localize(
         classifier,
         finetuned,
         data,
@@ -519,10 +524,10 @@ def setup(size: str, rounds: int) -> None:
             return [{n: t.to(HERE.device, copy=True) for n, t in f.items()} for f in files]
 
         finetuned = read()[1]
-        total = region.Layout.of(tensors).total
+        total = layout.Layout.of(tensors).total
 
         def base(sparsity: float) -> Step:
-            return lambda: mask.base_region(finetuned, tensors, round(sparsity * total))
+            return lambda: movement.base_region(finetuned, tensors, round(sparsity * total))
 
         def start(sparsity: float) -> Step:
             return lambda: opened(classifier, read()[1], sparsity).close()
@@ -540,9 +545,9 @@ def grafts(size: str, rounds: int) -> None:
     finetuned = moved(dict(classifier.graftable))
     peer = Rebuild(build(size), finetuned)
     before = {n: p.data for n, p in classifier.graftable.items()}
-    total = region.Layout.of(before).total
+    total = layout.Layout.of(before).total
     for sparsity in (1e-4, 1e-2):
-        chosen = mask.base_region(finetuned, before, region.region_size(sparsity, total))
+        chosen = movement.base_region(finetuned, before, regions.region_size(sparsity, total))
         graft = Graft.take(chosen, before, finetuned)
 
         def apply(graft: Graft = graft) -> None:
@@ -575,7 +580,7 @@ def grafts(size: str, rounds: int) -> None:
 
 
 def candidate(
-    classifier: Classifier, relaxed: mask.RelaxedGraft, rounds: int, facts: dict[str, Any]
+    classifier: Classifier, relaxed: relaxed_graft.RelaxedGraft, rounds: int, facts: dict[str, Any]
 ) -> None:
     """Score a candidate region: find it in the scores, write it, predict some rows, put it back."""
     rows, chosen = encoded(32), relaxed.region()
@@ -636,7 +641,7 @@ def tokens(size: str, rounds: int) -> None:
         for owner, name, new in (
             (Classifier, "forward", counted),
             (Tensor, "backward", inside.of(Tensor.backward)),
-            (mask.RelaxedGraft, "step", inside.of(mask.RelaxedGraft.step)),
+            (relaxed_graft.RelaxedGraft, "step", inside.of(relaxed_graft.RelaxedGraft.step)),
             (torch.optim.SGD, "step", inside.of(torch.optim.SGD.step)),
             (MaskTraining, "score", scoring.of(MaskTraining.score)),
         ):
@@ -695,7 +700,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     HERE.device, HERE.precision = torch.device(options.device), options.precision
     warnings.simplefilter("ignore")
-    ranks.quiet()
+    distributed.quiet()
     with deterministic() if HERE.device.type == "cuda" else nullcontext():
         if options.peak:
             given = (("layers", options.layers), ("width", options.width))

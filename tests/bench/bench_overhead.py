@@ -21,7 +21,8 @@ from typing import Any
 
 import psutil
 
-from skillgraft import cli, run
+from skillgraft.cli import skillgraft
+from skillgraft.experiments import making, run
 
 WORK = ("finetune", "graft", "evaluate")
 FEW = ("finetune.steps=20", "graft.steps=2", "task.test_rows=50", "threads=1", "logger=none")
@@ -44,7 +45,7 @@ def say(what: str, *parts: Time, less: Time = (0.0, 0.0)) -> None:
 
 
 def main() -> None:
-    command = [sys.executable, "-m", "skillgraft.cli", "--help"]
+    command = [sys.executable, "-m", "skillgraft.cli.skillgraft", "--help"]
     start = time.time()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, _, usage = os.wait4(process.pid, 0)
@@ -62,17 +63,17 @@ def main() -> None:
         return found
 
     @contextlib.contextmanager
-    def timed(self: run.Making, stage: str) -> Iterator[None]:
+    def timed(self: making.Making, stage: str) -> Iterator[None]:
         start = now()
         yield
         jobs[-1][stage] = since(start)
         self.seconds[stage] = jobs[-1][stage][0]
 
-    run.find_or_make, run.Making.timed = job, timed  # type: ignore[assignment, method-assign]
+    run.find_or_make, making.Making.timed = job, timed  # type: ignore[assignment, method-assign]
     with tempfile.TemporaryDirectory() as place:
         given = (f"store={place}", "seed=1,2,3", *FEW, *sys.argv[1:])
         sys.argv = ["skillgraft", "-m", *given]
-        cli.main()
+        skillgraft.main()
         ended = now()
     born = psutil.Process().create_time()
     wall, cpu = jobs[0]["begun"]

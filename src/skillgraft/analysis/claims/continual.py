@@ -1,0 +1,93 @@
+"""Claim: grafting in sequence forgets little."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from skillgraft.analysis import plots
+from skillgraft.analysis.claims.selection import option
+from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, one_each, table
+from skillgraft.config.schema import ClaimConfig
+from skillgraft.runtime.errors import InputError
+
+
+def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
+    rows = rows.assign(
+        take=option(rows, "model.take", "graft"),
+        sequence=rows["stage"].str.partition(":")[2],
+        stage_number=rows["stage"].str.count(">") + 1,
+    )
+    rows = one_each(rows, "take", "sequence")
+    first = rows[rows.stage_number == 1]  # takes nothing: the same run for both
+    found = []
+    for (seed, take), part in rows[rows.stage_number > 1].groupby(["seed", "take"]):
+        who = "graft" if take == "graft" else "finetuned"
+        part = pd.concat([first[first.seed == seed], part])
+        order = part.sort_values("stage_number")
+        last = order.iloc[-1]
+        for _, run in order.iterrows():
+            then = run[f"{who}/test/score"]
+            now = (
+                then
+                if run.task == last.task
+                else last.get(f"{who}/tasks/{run.task}/score", math.nan)
+            )
+            found.append({"seed": seed, "mode": take, "task": run.task, "last": run.task == last.task,
+                          "then": then, "now": now, "forgotten": then - now,
+                          "entries": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
+    if not found:
+        raise InputError("no run of this sweep starts from another's end (model.sequence)")
+    long = pd.DataFrame(found)
+    grafted, plain = (
+        long[(long["mode"] == mode) & ~long["last"]] for mode in ("graft", "finetuned")
+    )
+    kept, lost = by_seed(grafted, "forgotten"), by_seed(plain, "forgotten")
+    memory = long[long["mode"] == "graft"].groupby("seed")["entries"].sum()
+    return Outcome(
+        [
+            Statement(
+                "forgotten by the end, grafting in sequence", "0.015 (QNLI)", kept, high=0.015
+            ),
+            Statement("forgotten by the end, plain sequential", "0.20 (QNLI)", lost),
+            Statement(
+                "plain − grafting",
+                "> 0",
+                {s: lost[s] - v for s, v in kept.items() if s in lost},
+                low=0,
+            ),
+            Statement(
+                "final score, grafting − plain, mean of tasks",
+                "> 0",
+                {
+                    s: v - by_seed(long[long["mode"] == "finetuned"], "now").get(s, math.nan)
+                    for s, v in by_seed(long[long["mode"] == "graft"], "now").items()
+                },
+                low=0,
+            ),
+            Statement(
+                "entries stored in all, grafting",
+                "T·s·n",
+                {int(str(s)): float(v) for s, v in memory.items()},
+            ),
+        ],
+        table(
+            long,
+            ["mode", "stage_number", "task"],
+            {
+                "entries": "entries",
+                "then": "right after",
+                "now": "at the end",
+                "forgotten": "forgotten",
+            },
+        ),
+        lambda: plots.bars(
+            long.pivot_table(
+                index=["seed", "task"], columns="mode", values="forgotten"
+            ).reset_index(),
+            {"graft": "grafting", "finetuned": "plain sequential"},
+            "forgotten",
+        ),
+    )

@@ -1,0 +1,97 @@
+"""Verdicts on the claims of sweeps."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skillgraft.config import schema
+from skillgraft.runtime import progress
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.files import atomic_write, read_json, write_json
+from skillgraft.store import folders
+from skillgraft.store.sweep_records import jobs_of, run_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from skillgraft.analysis.claims.statements import Outcome, Statement
+
+log = logging.getLogger(__name__)
+
+
+def judge(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcome:
+    """Return what the claim of a sweep comes to on its runs. Raises InputError without runs, or a claim."""
+    from skillgraft.analysis.claims import registry
+
+    options = schema.ClaimConfig(**record["claim"])
+    if options.name not in registry.CLAIMS:
+        raise InputError(f"claim.name={options.name}: expected one of {', '.join(registry.CLAIMS)}")
+    if rows.empty:
+        raise InputError(f"{folder}: none of its runs is whole")
+    return registry.CLAIMS[options.name](rows, options)
+
+
+def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcome:
+    """Judge the claim of a sweep, and write verdict, table and figure beside its record."""
+    from skillgraft.analysis import plots
+
+    outcome = judge(folder, record, rows)
+    write_json(
+        folder / "verdict.json",
+        {
+            "claim": record["claim"]["name"],
+            "runs": len(rows),
+            "statements": [statement.record() for statement in outcome.statements],
+            "notes": outcome.notes,
+        },
+    )
+    with atomic_write(folder / "table.csv") as scratch:
+        outcome.table.to_csv(scratch, index=False)
+    drawing = outcome.draw()
+    for suffix in ("png", "svg"):
+        plots.save(drawing, folder / f"figure.{suffix}")
+    return outcome
+
+
+def judged(place: folders.Store, keep: bool) -> list[tuple[str, Statement]]:
+    """Return the statements of every sweep of a store that has a claim, each with the sweep's name.
+
+    Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
+    beside each record. Of a claim that cannot be judged it is logged why.
+    """
+    from skillgraft.analysis import collect
+
+    files = sorted(place.sweeps.glob("*/record.json"))  # a sweep that starts has none yet
+    records = {file.parent: read_json(file) for file in files}
+    known = Counter(record["name"] for record in records.values())
+    found = []
+    for folder, record in progress.over(records.items(), "claims", len(records), progress.shown()):
+        if record["claim"]["name"] is None:
+            continue
+        name = record["name"] if known[record["name"]] == 1 else folder.name
+        rows = collect.collect(place, run_ids(record, jobs_of(record)))
+        try:
+            outcome = (conclude if keep else judge)(folder, record, rows)
+        except InputError as error:
+            log.warning("%s: no verdict: %s", name, error)
+            continue
+        found += [(name, statement) for statement in outcome.statements]
+    return found
+
+
+def verdicts(found: Sequence[tuple[str, Statement]]) -> list[dict[str, str]]:
+    """Return statements as the rows of a table: the paper's figure, mean [interval] and n, verdict."""
+    return [
+        {
+            "sweep": name,
+            "statement": one.text,
+            "paper": one.paper,
+            "measured": str(one.measured or "–"),
+            "verdict": one.verdict,
+        }
+        for name, one in found
+    ]

@@ -1,0 +1,66 @@
+"""Claim: grafts generalise under a large shift."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from skillgraft.analysis import plots
+from skillgraft.analysis.claims.selection import apart, by_training, columns_of, levels
+from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, table
+from skillgraft.config.schema import ClaimConfig
+from skillgraft.evaluation.compared import MODELS
+from skillgraft.runtime.errors import InputError
+
+
+def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+    """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
+    full, bias = by_training(rows, "task", "sparsity")
+    shifts = {**dict.fromkeys(options.small, "small"), **dict.fromkeys(options.large, "large")}
+    parts = []
+    for name in sorted(columns_of(rows, "graft/ood/", "/score")):
+        split = name.split("/")[2]
+        keys = ["task", "seed", "sparsity"]
+        names = [f"{model}/ood/{split}/score" for model in MODELS]
+        part = full[[*keys, *names]].set_axis([*keys, *MODELS], axis=1)
+        other = bias[[*keys, names[1]]].rename(columns={names[1]: "bitfit"})
+        part = part.merge(other, how="left", on=keys).assign(ood=split).dropna(subset=["graft"])
+        parts += [part] if len(part) else []
+    if not parts:
+        raise InputError("no run of this sweep has an OOD set")
+    long = pd.concat(parts, ignore_index=True)
+    place = long.task + "/" + long.ood
+    long = long.assign(
+        shift=place.map(shifts).fillna(long.ood.map(shifts)).fillna("not stated"),
+        gain=long.graft - long.finetuned,
+        collapse=long.bitfit - long.finetuned,
+    )
+    statements = []
+    for level, part in levels(long):
+        large, small = part[part["shift"] == "large"], part[part["shift"] == "small"]
+        statements += [
+            Statement(
+                f"large shift: graft − fine-tuned{level}",
+                "≥ 0.05",
+                by_seed(large, "gain"),
+                low=0.05,
+            ),
+            Statement(
+                f"small shift: graft − fine-tuned{level}",
+                "close to 0 (here: within 0.02)",
+                by_seed(small, "gain"),
+                -0.02,
+                0.02,
+            ),
+            Statement(
+                f"large shift: BitFit − fine-tuned{level}",
+                "collapses (< 0)",
+                by_seed(large, "collapse"),
+                high=0,
+            ),
+        ]
+    models = {name: name for name in (*MODELS, "bitfit") if long[name].notna().any()}
+    return Outcome(
+        statements,
+        table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),
+        lambda: plots.bars(apart(long.assign(task=long.task + " → " + long.ood)), models, "score"),
+    )

@@ -1,0 +1,237 @@
+"""Figures: reliability diagrams, heat maps, curves over sparsity, bars by task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.spatial.distance import squareform
+
+from skillgraft.evaluation.calibration import BINS, reliability
+from skillgraft.evaluation.intervals import over_seeds
+from skillgraft.runtime.files import atomic_write
+
+# Okabe and Ito's palette: told apart with any colour vision, and in grey print.
+COLOURS = {"pretrained": "#999999", "finetuned": "#D55E00", "graft": "#0072B2"}
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+
+
+def reliability_diagram(
+    predictions: Mapping[str, np.ndarray], labels: Sequence[int], title: str
+) -> Figure:
+    """Return accuracy against confidence in 15 bins, a panel a model, darker with more rows."""
+    figure = Figure(figsize=(3.2 * len(predictions), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(predictions), sharey=True, squeeze=False)[0]
+    for axis, (model, probabilities) in zip(axes, predictions.items(), strict=True):
+        bins = reliability(probabilities, labels)
+        share = bins["count"] / bins["count"].sum()
+        axis.plot([0, 1], [0, 1], color="#666666", linewidth=0.8, linestyle="--")
+        axis.bar(
+            (bins.index + 0.5) / BINS,
+            bins["accuracy"],
+            width=0.9 / BINS,
+            color=[to_rgba(COLOURS[model], 0.3 + 0.7 * s) for s in share / share.max()],
+        )
+        axis.plot(bins["confidence"], bins["accuracy"], ".", color="black", markersize=3)
+        axis.set(title=model, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+    axes[0].set_ylabel("accuracy")
+    figure.suptitle(title)
+    return figure
+
+
+def paint(
+    axis: Axes,
+    matrix: pd.DataFrame,
+    label: str,
+    limits: tuple[float, float] | None = None,
+    scale: Axes | None = None,
+) -> None:
+    """Draw a matrix with its values, between `limits` or its own. `scale` is for its key.
+
+    One of similarities, square and without limits, has a grey diagonal: what is always 1 would look
+    like the largest value.
+    """
+    values, aside = matrix.to_numpy(dtype=float), None
+    if limits is None and list(matrix.index) == list(matrix.columns):
+        aside = np.eye(len(values), dtype=bool)
+        values = values[~aside]
+        axis.set_facecolor("#d9d9d9")
+    bottom, top = limits or (np.nanmin(values, initial=0.0), np.nanmax(values, initial=0.01))
+    sns.heatmap(
+        matrix,
+        mask=aside,
+        ax=axis,
+        cbar_ax=scale,
+        cmap="viridis",
+        vmin=bottom,
+        vmax=top,
+        annot=True,
+        fmt=".2f",
+        annot_kws={"fontsize": 7},
+        cbar_kws={"label": label},
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", labelrotation=45)
+    axis.tick_params(axis="y", labelrotation=0)
+
+
+def heat_map(
+    matrix: pd.DataFrame, title: str, label: str, limits: tuple[float, float] | None = None
+) -> Figure:
+    """Return the heat map of a matrix with its values, as `paint` draws it."""
+    height = max(2.6, 1.6 + 0.45 * len(matrix.index))  # room for the scale's label
+    width = 2.6 + 0.7 * len(matrix.columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    paint(axis, matrix, label, limits)
+    axis.set_title(title)
+    return figure
+
+
+def clustered(matrix: pd.DataFrame, title: str, label: str) -> Figure:
+    """Return the heat map of a symmetric matrix of similarities, like ones side by side, and the tree.
+
+    Average linkage on 1 − similarity. A pair that is not known leaves the matrix in its own order.
+    """
+    distance = (1 - matrix.to_numpy(dtype=float)) * (1 - np.eye(len(matrix)))
+    if len(matrix) < 2 or np.isnan(distance).any():
+        return heat_map(matrix, title, label)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    size = 2.2 + 0.55 * len(matrix)
+    figure = Figure(figsize=(size + 1.2, size + 1), layout="constrained")
+    grid = figure.subplots(2, 2, height_ratios=[1, 5], width_ratios=[24, 1])
+    (top, corner), (axis, scale) = grid
+    corner.set_axis_off()
+    order = dendrogram(
+        tree, ax=top, no_labels=True, color_threshold=0, above_threshold_color="#666666"
+    )["leaves"]
+    top.set(title=title, ylabel=f"1 − {label}")
+    sns.despine(ax=top, bottom=True)
+    paint(axis, matrix.iloc[order, order], label, scale=scale)
+    return figure
+
+
+def curves(
+    rows: pd.DataFrame,
+    value: str,
+    hue: str,
+    levels: Sequence[str] = (),
+    across: str = "sparsity",
+) -> Figure:
+    """Return a value against column `x`, a panel a task, a curve a value of `hue`.
+
+    `across` names x: the measured sparsity, on a logarithmic axis, or anything on a linear one.
+    Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines. An
+    empty region has no place on a logarithmic axis: its point is left off, and the axis says so.
+    """
+    positive = rows["x"][rows["x"] > 0]
+    logarithmic = across == "sparsity" and len(positive) > 0
+    missing = logarithmic and len(positive) < len(rows)
+    tasks = sorted(rows["task"].unique())
+    columns = min(4, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(3.2 * columns + 1.2, 2.6 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
+    kinds = sorted(rows[hue].astype(str).unique())
+    for axis, task in zip(grid, tasks, strict=False):
+        part = rows[rows["task"] == task]
+        placed = part[part["x"] > 0] if logarithmic else part
+        sns.lineplot(
+            placed.assign(**{hue: placed[hue].astype(str)}),
+            x="x",
+            y=value,
+            hue=hue,
+            hue_order=kinds,
+            style=hue,
+            style_order=kinds,
+            markers=True,
+            dashes=False,
+            palette=list(islice(cycle(PALETTE), len(kinds))),  # the markers differ as well
+            errorbar=interval,
+            err_style="bars",
+            ax=axis,
+            legend=task == tasks[0],
+        )
+        for level, style in zip(levels, (":", "--"), strict=False):
+            axis.axhline(part[level].mean(), color="#666666", linewidth=0.9, linestyle=style)
+        label = f"{across} (0 is left off)" if missing else across
+        axis.set(title=task, xlabel=label, ylabel=value.removeprefix("graft/test/"))
+        if logarithmic:
+            low, high = positive.min(), positive.max()
+            axis.set(
+                xscale="log",
+                xlim=(
+                    10 ** math.floor(math.log10(low)) / 1.3,
+                    10 ** math.ceil(math.log10(high)) * 1.3,
+                ),
+            )
+            axis.xaxis.set_minor_formatter(NullFormatter())  # whole decades say enough
+        elif (rows["x"] % 1 == 0).all():
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in list(grid):  # of a last line that is not full
+        axis.set_visible(False)
+    first = figure.axes[0]
+    for level, style in zip(levels, (":", "--"), strict=False):
+        first.plot(
+            [], [], color="#666666", linewidth=0.9, linestyle=style, label=level.split("/")[0]
+        )
+    handles, labels = first.get_legend_handles_labels()
+    if (legend := first.get_legend()) is not None:
+        legend.remove()
+    figure.legend(handles, labels, loc="outside right upper", title=hue, fontsize=8)
+    return figure
+
+
+def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
+    """Return a group of bars a task, a bar a column (name → title): means over seeds, t intervals."""
+    long = rows.melt(id_vars=["task"], value_vars=list(columns), var_name="model")
+    long["model"] = long["model"].map(columns)
+    tasks = sorted(long["task"].unique())
+    figure = Figure(figsize=(2.4 + 1.1 * len(tasks), 3.4), layout="constrained")
+    axis = figure.subplots()
+    sns.barplot(
+        long,
+        x="task",
+        y="value",
+        hue="model",
+        order=tasks,
+        hue_order=list(columns.values()),
+        palette=PALETTE[: len(columns)],
+        saturation=1,
+        errorbar=interval,
+        ax=axis,
+    )
+    axis.set(xlabel="", ylabel=label)
+    axis.tick_params(axis="x", labelrotation=30)
+    sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="", fontsize=8)
+    return figure
+
+
+def interval(values: pd.Series) -> tuple[float, float]:
+    """Return the bounds of Student's t interval, or the value itself where it is the only one."""
+    found = over_seeds(values)
+    if found is None:
+        return math.nan, math.nan
+    if found.low is None or found.high is None:
+        return found.mean, found.mean
+    return found.low, found.high
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG or SVG without a time stamp, so that equal data give equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stamp = {".svg": "Date"}.get(path.suffix, "Software")
+    with rc_context({"svg.hashsalt": "skillgraft"}), atomic_write(path) as scratch:
+        figure.savefig(scratch, dpi=120, metadata={stamp: None}, format=path.suffix[1:])
+    return path

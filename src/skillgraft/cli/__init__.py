@@ -1,0 +1,1 @@
+"""The two programs, skillgraft and grafts."""

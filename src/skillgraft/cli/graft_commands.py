@@ -1,0 +1,95 @@
+"""Commands about graft files: show, verify, overlap, combine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skillgraft.cli.output import described, loaded, markdown, saved
+from skillgraft.cli.program import Answer, OneRun, SeveralRuns, command
+from skillgraft.runtime.errors import InputError
+from skillgraft.store import checksums
+
+
+@command()
+def show(path: OneRun) -> Answer:
+    """Show one graft: base model, size, and its share by layer and module kind.
+
+    Example: grafts show runs/toy_film-…/graft.safetensors
+    """
+    from skillgraft.core.graft_facts import shares_by_layer, shares_by_module
+
+    graft = loaded(path)
+    shares = {"layer": shares_by_layer(graft), "module": shares_by_module(graft)}
+
+    def text() -> str:
+        lines = [f"{name}: {value}" for name, value in described(graft).items()]
+        for kind, found in shares.items():
+            parts = ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+            lines.append(f"share by {kind}: {parts}")
+        return "\n".join(lines)
+
+    return Answer({**described(graft), **shares}, text)
+
+
+@command()
+def verify(path: OneRun) -> Answer:
+    """Check every checksum; exit code 1 where something is missing or altered.
+
+    Example: grafts verify runs/toy_film-…
+    """
+    wrong = checksums.verify(path) if path.is_dir() else []
+    try:
+        loaded(path)
+    except InputError as error:
+        wrong.append(str(error))
+    for line in wrong:
+        typer.echo(line, err=True)
+    said = f"{path}: {'not whole' if wrong else 'whole'}"
+    return Answer({"path": str(path), "whole": not wrong, "wrong": wrong}, said, bool(wrong))
+
+
+@command("overlap")
+def overlap_of(
+    paths: SeveralRuns,
+) -> Answer:
+    """Show how much of every two regions of one base model is shared (IoU), and what chance would give.
+
+    Example: grafts overlap runs/toy_film-… runs/toy_book-…
+    """
+    import itertools
+
+    import pandas as pd
+
+    grafts = [
+        (path.parent.name if path.name == "graft.safetensors" else path.name, loaded(path))
+        for path in paths
+    ]
+    if len(grafts) < 2:
+        raise InputError("give two grafts or more")
+    lines = []
+    for (one, a), (other, b) in itertools.combinations(grafts, 2):
+        lines.append({"a": one, "b": other, **a.overlap(b)})
+    return Answer(lines, lambda: markdown(pd.DataFrame(lines)))
+
+
+@command()
+def combine(
+    paths: SeveralRuns,
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
+) -> Answer:
+    """Make one graft of several of one base model; a shared entry of a union gets the mean value.
+
+    Example: grafts combine runs/toy_film-… runs/toy_book-… --out both.safetensors
+    """
+    from skillgraft.core.graft import intersection, union
+
+    rules = {"union": union, "intersection": intersection}
+    if rule not in rules:
+        raise InputError(f"--rule {rule}: expected union or intersection")
+    if out.exists():
+        raise InputError(f"--out {out}: is there already")
+    return saved(rules[rule]([loaded(path) for path in paths]), out)

@@ -1,0 +1,1 @@
+"""What can be chosen: schema, validation, identity, and how configurations are composed."""

@@ -1,0 +1,58 @@
+"""The dotted keys of the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+from skillgraft.config.schema import RunConfig
+
+
+def limits(entry: dataclasses.Field) -> str:
+    """Return a field's range in words, after a space."""
+    low, high = entry.metadata.get("low"), entry.metadata.get("high")
+    if low is None:
+        return ""
+    return f" at least {low}" if high is None else f" from {low} to {high}"
+
+
+@functools.cache  # to resolve annotations is slow, and each run asks for all keys many times
+def nested(schema: type) -> Mapping[str, type]:
+    """Return the schema of every field that is one itself, wherever that is defined, by the field's name."""
+    hints = get_type_hints(schema)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+    }
+
+
+def dotted_keys(
+    schema: type = RunConfig, prefix: str = ""
+) -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yield every dotted key of the schema with its field."""
+    for entry in dataclasses.fields(schema):
+        yield prefix + entry.name, entry
+        if entry.name in nested(schema):
+            yield from dotted_keys(nested(schema)[entry.name], f"{prefix}{entry.name}.")
+
+
+def unknown(node: Any, schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key that is not in the schema: Hydra takes +KEY=VALUE without asking."""
+    known = {entry.name for entry in dataclasses.fields(schema)}
+    for name in node:
+        if name not in known:
+            yield f"{prefix}{name}"
+        elif name in nested(schema):
+            yield from unknown(node[name], nested(schema)[name], f"{prefix}{name}.")
+
+
+def dotted(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values of a nested mapping."""
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

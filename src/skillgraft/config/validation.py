@@ -1,0 +1,149 @@
+"""Values that are missing, out of range, or do not fit each other."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from skillgraft.config.choices import (
+    OPTIONAL,
+    PRECISIONS,
+    READ,
+    TRAINED,
+    UNSIZED,
+    Kind,
+    Metric,
+    Selector,
+    Strategy,
+    Train,
+)
+from skillgraft.config.keys import dotted_keys, limits, unknown
+from skillgraft.config.messages import nearest
+from skillgraft.config.schema import GraftConfig, RunConfig, TaskConfig
+from skillgraft.runtime.errors import InputError
+
+
+def check(cfg: RunConfig) -> None:
+    """Raise InputError for the first value that is missing, out of range or does not fit another."""
+    for key in unknown(cfg):
+        raise InputError(
+            f"no key '{key}' in the configuration.{nearest(key, [name for name, _ in dotted_keys()])}"
+        )
+    for name, entry in dotted_keys():
+        node: Any = cast(DictConfig, cfg)
+        for part in name.split("."):
+            if OmegaConf.is_missing(node, part):
+                raise InputError(f"{name}: no value; give one with {name}=…")
+            node = node[part]
+        if isinstance(node, float) and not math.isfinite(node):
+            raise InputError(f"{name}={node}: expected a finite value{limits(entry)}")
+        low, high = entry.metadata.get("low"), entry.metadata.get("high")
+        for value in node if OmegaConf.is_list(node) else [node]:
+            if low is None or value is None or low <= value <= (high or float("inf")):
+                continue
+            raise InputError(f"{name}={value}: expected a value{limits(entry)}")
+    if not cfg.store.strip():
+        raise InputError("store: expected a folder, found nothing")
+    for key, name in (("task.name", cfg.task.name), ("model.name", cfg.model.name)):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+            raise InputError(
+                f"{key}={name}: it names a folder; expected letters, digits and any of _ . + -"
+            )
+    check_task(cfg.task)
+    if cfg.trainer.accelerator not in ("cpu", "gpu"):
+        raise InputError(f"trainer.accelerator={cfg.trainer.accelerator}: expected cpu or gpu")
+    if cfg.trainer.precision not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={cfg.trainer.precision}: expected one of {', '.join(PRECISIONS)}"
+        )
+    if cfg.trainer.compile and (cfg.trainer.devices > 1 or cfg.trainer.strategy is Strategy.fsdp):
+        raise InputError("trainer.compile=true: on one device only, and not with trainer=fsdp")
+    check_finetune(cfg)
+    check_graft(cfg.graft)
+    check_sequence(cfg)
+
+
+def check_sequence(cfg: RunConfig) -> None:
+    """Raise InputError where a stage of continual learning does not fit its sequence."""
+    sequence = list(cfg.model.sequence)
+    if sequence and (cfg.task.name not in sequence or len(set(sequence)) != len(sequence)):
+        raise InputError(
+            f"model.sequence={sequence}: expected different tasks, task.name={cfg.task.name} "
+            "among them"
+        )
+    if (sequence or cfg.model.after is not None) and cfg.finetune.kind is Kind.linear:
+        key = "model.sequence" if sequence else "model.after"
+        raise InputError(f"{key}: tasks do not share a linear head; use a prompt")
+
+
+def check_finetune(cfg: RunConfig) -> None:
+    """Raise InputError where the values of a fine-tuning do not fit together."""
+    options = cfg.finetune
+    if options.kind is Kind.linear and (options.pool is None or options.head_lr is None):
+        raise InputError("finetune.pool and finetune.head_lr: finetune.kind=linear needs both")
+    if options.train is Train.lora and (options.rank is None or options.alpha is None):
+        raise InputError("finetune.rank and finetune.alpha: finetune.train=lora needs both")
+    if options.l1 and options.train is Train.lora:
+        raise InputError("finetune.l1: not for finetune.train=lora, whose movement is not sparse")
+    if options.tasks is None:
+        raise InputError("finetune.tasks: no value; give the tasks with finetune.tasks=[…]")
+    tasks = list(options.tasks)
+    if tasks and (cfg.task.name not in tasks or len(set(tasks)) != len(tasks)):
+        raise InputError(
+            f"finetune.tasks={tasks}: expected different tasks, task.name={cfg.task.name} among them"
+        )
+    if tasks and options.kind is Kind.linear:
+        raise InputError("finetune.tasks: tasks do not share a linear head; use a prompt")
+
+
+def check_graft(graft: GraftConfig) -> None:
+    """Raise InputError where the selector lacks a value, or has one that it cannot follow."""
+    selector = graft.selector
+    for name in READ.get(selector, ()):
+        if graft[name] is None and name not in OPTIONAL:  # type: ignore[index]
+            raise InputError(f"graft.{name}: graft.selector={selector.value} needs a value")
+    matched = f"graft.match={graft.match}: the {selector.value} selector"
+    if graft.match not in (None, selector.value) and selector in TRAINED:
+        raise InputError(f"{matched} finds its own size")
+    if graft.match not in (None, selector.value) and selector in UNSIZED:
+        raise InputError(f"{matched} has no size")
+    if selector is Selector.file and not graft.paths:
+        raise InputError("graft.paths: graft.selector=file needs the files of grafts, or runs")
+
+
+def check_task(task: TaskConfig) -> None:
+    """Raise InputError where labels, verbalizer and metric of a task do not fit together."""
+    labels, where = list(task.labels), f"task {task.name}"
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise InputError(f"{where}: task.labels={labels}: expected two or more different names")
+    if task.metric is Metric.f1 and len(labels) != 2:
+        raise InputError(f"{where}: task.metric=f1 is for two labels, found {len(labels)}")
+    words = verbalizer(task)
+    for label, word in words.items():
+        if not isinstance(word, str) or not word.strip():
+            raise InputError(
+                f"{where}: task.verbalizer: the word of '{label}' is {word!r}, not text: quote it"
+            )
+    if len(set(words.values())) != len(words):
+        raise InputError(f"{where}: task.verbalizer={words}: two labels share a word")
+
+
+def verbalizer(task: TaskConfig) -> dict[str, str]:
+    """Return the word of each label, in the labels' order; a list of words goes with the labels."""
+    labels, words = list(task.labels), task.verbalizer
+    if OmegaConf.is_config(words):
+        words = OmegaConf.to_container(words)
+    if isinstance(words, list):
+        if len(words) != len(labels):
+            raise InputError(
+                f"task {task.name}: task.verbalizer has {len(words)} words for {len(labels)} labels"
+            )
+        return dict(zip(labels, words, strict=True))
+    if not isinstance(words, Mapping) or set(words) != set(labels):
+        found = sorted(map(str, words)) if isinstance(words, Mapping) else words
+        raise InputError(f"task {task.name}: task.verbalizer names {found}, task.labels {labels}")
+    return {label: words[label] for label in labels}

@@ -1,0 +1,1 @@
+"""The method of the paper on tensors: regions, grafts, and the mask that is learned. Needs torch alone."""

@@ -1,0 +1,56 @@
+"""Kinds of modules in a transformer, by the names of their parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from skillgraft.core.layout import Layout
+
+MODULES = {  # kinds of module in a transformer block, by name (method: section 3, `module`)
+    "attention in": r"c_attn\.",  # GPT-2's query, key and value in one matrix
+    "query": r"(query|q_lin|q_proj|query_proj)\.|\.q_bias$",
+    "key": r"(key|k_lin|k_proj|key_proj)\.",
+    "value": r"(value|v_lin|v_proj|value_proj)\.|\.v_bias$",
+    "LayerNorm": r"(LayerNorm|layer_?norm|ln_\d|[qk]_norm)\.",
+    "attention output": r"(attention|attn)\.(output\.dense|out_lin|out_proj|o_proj|c_proj)\.",
+    "MLP in": r"(intermediate\.dense|lin1|fc1|c_fc|gate_proj|up_proj)\.",
+    "MLP out": r"(output\.dense|lin2|fc2|down_proj|mlp\.c_proj)\.",
+}
+
+
+def layer_of(name: str) -> str:
+    """Return the number of the transformer block in a parameter's name, or 'other'."""
+    match = re.search(r"(?:^|\.)(\d+)\.", name)
+    return match[1] if match else "other"
+
+
+def module_of(name: str) -> str:
+    """Return the kind of module a parameter belongs to, or 'other'."""
+    return next((kind for kind, pattern in MODULES.items() if re.search(pattern, name)), "other")
+
+
+def whole(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tensor:
+    """Return the sorted flat indices of every entry of the tensors whose name is chosen."""
+    layout = Layout.of(tensors)
+    indices = {
+        name: torch.arange(size)
+        for name, size in zip(layout.shapes, layout.sizes, strict=True)
+        if chosen(name)
+    }
+    return layout.join(indices)
+
+
+PARTS: dict[str, Callable[[str], str]] = {  # the part of the model that a tensor's name is in
+    "bias": lambda name: "bias" if name.endswith("bias") else "other",
+    "layer": layer_of,
+    "module": module_of,
+}
+
+
+def part_names(tensors: Iterable[str], kind: str) -> list[str]:
+    """Return the parts of a kind (PARTS) that there are, in the tensors' order."""
+    return list(dict.fromkeys(map(PARTS[kind], tensors)))

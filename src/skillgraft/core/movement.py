@@ -1,0 +1,37 @@
+"""The region of the largest movement, γ_base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from skillgraft.core import top_k
+from skillgraft.core.flat_model import chunk_sizes, groups, joined
+
+
+@torch.no_grad()
+def base_region(
+    finetuned: Mapping[str, Tensor],
+    pretrained: Mapping[str, Tensor],
+    count: int,
+    barred: Tensor | None = None,
+) -> Tensor:
+    """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
+    sizes = chunk_sizes(next(iter(pretrained.values())))
+    total = sum(p.numel() for p in pretrained.values())
+    after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
+    pairs = [groups(tensors, *sizes) for tensors in (after.values(), pretrained.values())]
+    every = top_k.stride(total)
+
+    def parts() -> Iterator[Tensor]:
+        return ((joined(a) - joined(b)).abs_() for a, b in zip(*pairs, strict=True))
+
+    sample = torch.cat(
+        [
+            (after[n].reshape(-1)[::every] - p.reshape(-1)[::every]).abs_()
+            for n, p in pretrained.items()
+        ]
+    )
+    return top_k.largest(parts, total, count, barred, top_k.bound(sample, count, total))

@@ -1,0 +1,84 @@
+"""Where a graft lies in a model: the parameters that its tensors match, and their values there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skillgraft.core import regions
+from skillgraft.core.graft_facts import base_name
+from skillgraft.runtime.errors import GraftError
+
+if TYPE_CHECKING:
+    from skillgraft.core.graft import Graft
+
+
+class Target(NamedTuple):
+    """Where one tensor of a region lies in a model: its flat indices, and the model's values there."""
+
+    name: str
+    parameter: nn.Parameter
+    indices: Tensor
+    before: Tensor
+
+    def write(self, values: Tensor) -> None:
+        """Write values at the indices, in place."""
+        at = self.indices.to(self.parameter.device)  # the model may have moved inside the block
+        regions.write_at(self.parameter.data, at, values.to(self.parameter))
+
+
+def targets(graft: Graft, model: nn.Module) -> list[Target]:
+    """Return where in the model each tensor of the region goes, after every check. Raises GraftError."""
+    wanted = sorted(name for name, index in graft.indices.items() if index.numel())
+    found = matching_parameters(graft, wanted, dict(model.named_parameters()))
+    targets = []
+    for name in wanted:
+        parameter = found[name]
+        if tuple(parameter.shape) != tuple(graft.shapes[name]):
+            raise GraftError(
+                f"{name}: the model's shape is {tuple(parameter.shape)}, "
+                f"the graft's {tuple(graft.shapes[name])}"
+            )
+        index = graft.indices[name].to(parameter.device)
+        before = parameter.data.take(index)
+        if not torch.equal(before, graft.pretrained[name].to(parameter)):
+            raise GraftError(
+                f"{name}: the model's values are not those of the graft's base, {base_name(graft)}"
+            )
+        targets.append(Target(name, parameter, index, before))
+    return targets
+
+
+def matching_parameters(
+    graft: Graft, wanted: list[str], parameters: dict[str, nn.Parameter]
+) -> dict[str, nn.Parameter]:
+    """Return the parameter of each wanted name: all of them behind one and the same prefix.
+
+    The model may have a prefix that the graft lacks (a wrapper, an LM class) or lack the one
+    that the graft has (a graft learned on the LM class, applied to the encoder). Names may end
+    in each other, so all the graft's names decide between prefixes, not only the wanted.
+    """
+    if not wanted:
+        return {}
+    starts = {name.partition(".")[0] for name in graft.shapes}
+    common = f"{starts.pop()}." if len(starts) == 1 else ""
+    for drop in dict.fromkeys(["", common]):
+        stems = {name: name.removeprefix(drop) for name in graft.shapes}
+        first = stems[wanted[0]]
+        ending = [full for full in parameters if f".{full}".endswith(f".{first}")]
+        fitting = [
+            prefix
+            for prefix in (full.removesuffix(first) for full in ending)
+            if all(prefix + stems[name] in parameters for name in wanted)
+        ]
+        whole = [p for p in fitting if all(p + stem in parameters for stem in stems.values())]
+        best = [p for p in whole if not p] or whole or fitting
+        if len(best) > 1:
+            raise GraftError(f"the graft fits the model in {len(best)} places: {best}")
+        if best:
+            return {name: parameters[best[0] + stems[name]] for name in wanted}
+    ends = [name for name in wanted if not any(f".{p}".endswith(f".{name}") for p in parameters)]
+    missing = f"has no parameter {ends[0]}" if ends else "lacks some of the graft's names"
+    raise GraftError(f"the model {missing} (base {base_name(graft)})")

@@ -1,0 +1,100 @@
+"""What is measured of predictions (section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from skillgraft.config.choices import Metric
+from skillgraft.evaluation.calibration import BINS
+from skillgraft.evaluation.predict import Predictions
+
+GAIN_FLOOR = 0.01  # below this |P_1 - P_0| the relative gain is undefined
+Metrics = dict[str, float | None]
+
+
+def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) -> Metrics:
+    """Return accuracy, the task's metric, ECE, NLL and Brier score of (N, classes) probabilities.
+
+    ECE: torchmetrics' value, for the bins of `calibration_bins`. NLL in nats, probabilities below
+    1e-12 count as that. Brier: the sum over classes of the squared error, in [0, 2], averaged over
+    examples.
+    """
+    from torchmetrics.functional.classification import (
+        binary_f1_score,
+        multiclass_calibration_error,
+    )
+
+    probs, truth = torch.from_numpy(probabilities).double(), torch.tensor(labels)
+    classes, predicted = probs.shape[1], probs.argmax(1)
+    out: Metrics = {"accuracy": (predicted == truth).double().mean().item()}
+    if metric is Metric.f1:
+        out["f1"] = binary_f1_score(predicted, truth).item()
+    elif metric is Metric.matthews:
+        out["matthews"] = matthews(predicted, truth, classes)
+    # torchmetrics puts a confidence of exactly 1 into a sixteenth bin: the largest float below it
+    # stays in the fifteenth.
+    sure = probs.clamp_max(1 - 1e-7)
+    out["ece"] = multiclass_calibration_error(sure, truth, classes, n_bins=BINS).item()
+    at_truth = probs[torch.arange(len(truth)), truth].clamp_min(1e-12)
+    out["nll"] = -at_truth.log().mean().item()
+    target = torch.nn.functional.one_hot(truth, classes)
+    out["brier"] = (probs - target).square().sum(1).mean().item()
+    return {name: finite(value) for name, value in out.items()}
+
+
+def matthews(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> float:
+    """Return the correlation of labels and predictions over K classes, 0 where either is constant.
+
+    As scikit-learn, and so GLUE's CoLA; torchmetrics gives other numbers for a constant prediction.
+    """
+    said, true = (torch.bincount(x, minlength=classes).double() for x in (predicted, truth))
+    n, right = len(truth), float((predicted == truth).sum())
+    below = (n * n - said @ said) * (n * n - true @ true)
+    return float((right * n - said @ true) / below.sqrt()) if below > 0 else 0.0
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None where it is not a finite number: records never hold NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the share of examples on which two models predict the same class."""
+    return float((a.argmax(1) == b.argmax(1)).mean())
+
+
+def relative_gain(graft: float | None, before: float | None, after: float | None) -> float | None:
+    """Return (P_γ − P_0)/(P_1 − P_0), or None where |P_1 − P_0| < 0.01."""
+    if (
+        graft is None
+        or before is None
+        or after is None
+        or round(abs(after - before), 9) < GAIN_FLOOR
+    ):
+        return None
+    return (graft - before) / (after - before) + 0.0  # never -0.0
+
+
+def compare(
+    predictions: Mapping[str, Predictions], labels: Mapping[str, Sequence[int]], metric: Metric
+) -> dict[str, dict[str, Metrics]]:
+    """Return model → split → metrics; the graft's have agreement and relative gain too."""
+    out = {
+        model: {split: measure(p, labels[split], metric) for split, p in splits.items()}
+        for model, splits in predictions.items()
+    }
+    for model in set(out) - {"pretrained", "finetuned"}:
+        for split, measured in out[model].items():
+            measured["agreement"] = agreement(
+                predictions[model][split], predictions["finetuned"][split]
+            )
+            measured["relative_gain"] = relative_gain(
+                measured[metric.value],
+                out["pretrained"][split][metric.value],
+                out["finetuned"][split][metric.value],
+            )
+    return out

@@ -1,0 +1,43 @@
+"""The file of a run's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skillgraft.evaluation.predict import Predictions
+
+
+def to_frame(
+    predictions: Mapping[str, Predictions],
+    labels: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """Return a row an example, model and split: `model`, `split`, `row`, `label`, `p/<label>`…"""
+    parts = []
+    for model, splits in predictions.items():
+        for split, probabilities in splits.items():
+            frame = pd.DataFrame(probabilities, columns=[f"p/{name}" for name in names])
+            frame.insert(0, "label", [names[i] for i in labels[split]])
+            frame.insert(0, "row", np.arange(len(frame)))
+            frame.insert(0, "split", split)
+            frame.insert(0, "model", model)
+            parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def from_frame(frame: pd.DataFrame) -> dict[str, Predictions]:
+    """Return model → split → (N, classes) probabilities: the inverse of `to_frame`."""
+    columns = [name for name in frame.columns if name.startswith("p/")]
+    out: dict[str, Predictions] = {}
+    for (model, split), part in frame.groupby(["model", "split"], sort=False):
+        out.setdefault(str(model), {})[str(split)] = part[columns].to_numpy(np.float32, copy=True)
+    return out
+
+
+def read_predictions(path: Path) -> dict[str, Predictions]:
+    """Return the predictions stored in a parquet file."""
+    return from_frame(pd.read_parquet(path))

@@ -1,0 +1,119 @@
+"""Tests and verdicts: over seeds where there are several runs, over examples within one run.
+
+All of it is scipy's and statsmodels'; here it is only said which test goes with which question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_test
+from statsmodels.stats.multitest import multipletests
+
+from skillgraft.evaluation.calibration import calibration_bins, correct
+from skillgraft.evaluation.intervals import LEVEL, SAME, Interval
+from skillgraft.runtime.seeds import derive
+
+ENOUGH = 5  # seeds that a verdict needs: the paper's 13, 21, 42, 87, 100
+RESAMPLES = 2000  # of bootstrap and permutation; their error is then about 1 % of the level
+
+
+def verdict(interval: Interval | None, low: float = -math.inf, high: float = math.inf) -> str:
+    """Return whether a value lies in (low, high), by its interval over seeds.
+
+    `holds` where the whole interval does, `does not hold` where none of it does, else, and with
+    fewer than five seeds, `not decided`.
+    """
+    if interval is None or interval.low is None or interval.high is None or interval.n < ENOUGH:
+        return "not decided"
+    if low < interval.low and interval.high < high:
+        return "holds"
+    if interval.high <= low or high <= interval.low:
+        return "does not hold"
+    return "not decided"
+
+
+def above(values: Mapping[str, Sequence[float]], bound: float) -> dict[str, float]:
+    """Return Holm's corrected p of "the mean over seeds is not above `bound`", by name.
+
+    One-sided one-sample t-tests; a name with fewer than two values is left out.
+    """
+    usable = {name: v for name, v in values.items() if len(v) > 1}
+    if not usable:
+        return {}
+
+    def single_test(sample: Sequence[float]) -> float:
+        if np.ptp(sample) < SAME:  # t is infinite, or 0/0 at the bound itself
+            return 0.0 if np.mean(sample) - bound > SAME else 1.0
+        return float(stats.ttest_1samp(sample, bound, alternative="greater").pvalue)
+
+    single = [single_test(sample) for sample in usable.values()]
+    corrected = multipletests(single, method="holm")[1]
+    return {name: float(p) for name, p in zip(usable, corrected, strict=True)}
+
+
+def gaps(probabilities: np.ndarray, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return, by example, correct − confidence, and the bin of the confidence: what the ECE is made of."""
+    bins = calibration_bins(probabilities, labels)
+    return bins["correct"].to_numpy() - bins["confidence"].to_numpy(), bins["bin"].to_numpy()
+
+
+def ece(gap: np.ndarray, place: np.ndarray) -> float:
+    """Return Σ over bins of |Σ of the gaps in it| / N: the ECE, fast enough to be resampled."""
+    return float(np.abs(np.bincount(place, gap)).sum() / len(gap))
+
+
+def bootstrap(probabilities: np.ndarray, labels: Sequence[int], seed: int) -> dict[str, Interval]:
+    """Return percentile intervals over examples of `accuracy` and `ece`."""
+    hit, (gap, place) = correct(probabilities, labels), gaps(probabilities, labels)
+    statistics: dict[str, Callable[[np.ndarray], float]] = {
+        "accuracy": lambda rows: float(hit[rows].mean()),
+        "ece": lambda rows: ece(gap[rows], place[rows]),
+    }
+    rows, out = np.arange(len(hit)), {}
+    for name, statistic in statistics.items():
+        found = stats.bootstrap(
+            (rows,),
+            statistic,
+            vectorized=False,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(derive(seed, "bootstrap", name)),
+        ).confidence_interval
+        out[name] = Interval(statistic(rows), float(found.low), float(found.high), len(rows))
+    return out
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray, labels: Sequence[int]) -> float:
+    """Return the exact p of "two models are right equally often", from the same examples."""
+    left, right = correct(a, labels), correct(b, labels)
+    table = [
+        [int((left & right).sum()), int((left & ~right).sum())],
+        [int((~left & right).sum()), int((~left & ~right).sum())],
+    ]
+    return float(mcnemar_test(table, exact=True).pvalue)
+
+
+def ece_permutation(a: np.ndarray, b: np.ndarray, labels: Sequence[int], seed: int) -> float:
+    """Return the p of "two models are equally calibrated": their predictions swapped example by example."""
+    gap, place = (
+        np.concatenate(parts) for parts in zip(gaps(a, labels), gaps(b, labels), strict=True)
+    )
+    positions = np.arange(len(gap)).reshape(2, -1)  # a prediction is moved by its position
+
+    def difference(x: np.ndarray, y: np.ndarray) -> float:
+        return ece(gap[x], place[x]) - ece(gap[y], place[y])
+
+    found = stats.permutation_test(
+        tuple(positions),
+        difference,
+        permutation_type="samples",
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(derive(seed, "permutation")),
+    )
+    return float(found.pvalue)

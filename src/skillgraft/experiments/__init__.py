@@ -1,0 +1,1 @@
+"""One run as stages, sweeps, and reruns."""

@@ -1,0 +1,1 @@
+"""Grafts for other tools: checkpoints, task vectors, and the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Pre-trained models: their files, families, and the classifier that yields class logits."""

@@ -1,0 +1,142 @@
+"""A pre-trained model that yields class logits, and what of it can be grafted."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from skillgraft.config.choices import Pool
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.seeds import derive
+from skillgraft.tasks.batches import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Classifier(nn.Module):
+    """A transformers model whose output is (B, classes) logits, by prompt or by a linear head.
+
+    The LM head of a masked LM is read at the mask, with `causal` that of a causal LM at the last token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        graftable: Iterable[str],
+        *,
+        words: list[int] | None = None,
+        head: nn.Linear | None = None,
+        pool: Pool | None = None,
+        norm: float | None = None,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.head, self.pool, self.norm = model, head, pool, norm
+        try:
+            patterns = [re.compile(pattern) for pattern in graftable]
+        except re.error as error:
+            raise InputError(f"model.graftable: not a regular expression ({error})") from error
+        prefix = f"{model.base_model_prefix}."
+        # Graft files name parameters without the base model's prefix: one file fits every class.
+        self.graftable = {
+            name.removeprefix(prefix): parameter
+            for name, parameter in model.named_parameters()
+            if any(pattern.search(name) for pattern in patterns)
+        }
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.graftable.values():
+            parameter.requires_grad_(True)
+        # by signature: transformers wraps forward, and a wrapper has other names. A model without
+        # types of its own may take them all the same: GPT-2 looks them up among its words.
+        self.types = bool(getattr(model.config, "type_vocab_size", 0)) and (
+            "token_type_ids" in inspect.signature(model.forward).parameters
+        )
+        if words is not None:
+            self.register_buffer("words", torch.tensor(words), persistent=False)
+            self._position: Tensor | None = None
+            if causal:  # OPT's LM class goes past its base model
+                model.get_output_embeddings().register_forward_pre_hook(self._keep_last_only)
+            else:
+                model.base_model.register_forward_hook(self._keep_mask_only)
+
+    def _keep_mask_only(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        """Cut the encoder's output to the mask's hidden state: the LM head then costs B × V."""
+        output["last_hidden_state"] = self._at_position(output["last_hidden_state"])
+        return output
+
+    def _keep_last_only(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Cut the LM head's input to the last token's hidden state."""
+        return (self._at_position(args[0]),)
+
+    def _at_position(self, hidden: Tensor) -> Tensor:
+        """Return (B, 1, H), of (B, T, H) the state of each row at its own position."""
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, self._position].unsqueeze(1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return (B, classes) logits in fp32."""
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        if self.types:
+            inputs["token_type_ids"] = batch["token_type_ids"]
+        if self.head is None:
+            self._position = batch["mask_position"]
+            words = batch.get("words", self.words)  # a batch of another task brings its own
+            return self.model(**inputs).logits[:, 0].index_select(1, words).float()
+        hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
+        return self.head(self._pooled(hidden, batch).to(self.head.weight.dtype)).float()
+
+    def _pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Return the (B, H) features that the head reads, scaled to the norm asked for."""
+        if self.pool is Pool.mean:
+            weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            features = (hidden * weight).sum(1) / weight.sum(1)
+        else:  # without a template the mask's position is 0, the first token
+            features = hidden[
+                torch.arange(len(hidden), device=hidden.device), batch["mask_position"]
+            ]
+        if self.norm is None:
+            return features
+        return nn.functional.normalize(features, dim=-1) * self.norm
+
+    @contextmanager
+    def fixed_head(self) -> Iterator[None]:
+        """Compute no gradient for a new head inside a `with` block: it is not graftable."""
+        parameters = [] if self.head is None else list(self.head.parameters())
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    def trained(self) -> dict[str, Tensor]:
+        """Return what fine-tuning changes, by name: graftable tensors, then `head.weight`, `head.bias`."""
+        tensors = {name: p.data for name, p in self.graftable.items()}
+        if self.head is not None:
+            tensors |= {f"head.{name}": p.data for name, p in self.head.named_parameters()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Copy stored tensors, named as `trained` names them, into the model."""
+        with torch.no_grad():
+            for name, target in self.trained().items():
+                target.copy_(tensors[name])
+
+
+def new_head(hidden: int, classes: int, seed: int) -> nn.Linear:
+    """Return a linear head with normal(0, 0.02) weights and zero biases, drawn from the model's seed."""
+    head = nn.utils.skip_init(nn.Linear, hidden, classes)
+    generator = torch.Generator().manual_seed(derive(seed, "model", "head"))
+    with torch.no_grad():
+        head.weight.normal_(0, 0.02, generator=generator)
+        head.bias.zero_()
+    return head

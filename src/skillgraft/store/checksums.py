@@ -1,0 +1,46 @@
+"""Folders that are complete, and the checksums of their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skillgraft.runtime import digests
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a run or fine-tuning is whole: its status is written last, before the rename."""
+    return (folder / "status.json").is_file()
+
+
+def write_checksums(folder: Path) -> None:
+    """Write checksums.txt as `sha256sum -c` reads it, over every file of a folder."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+    lines = [
+        f"{digests.file_digest(file)}  {file.relative_to(folder).as_posix()}\n"
+        for file in files
+        if file.name not in ("checksums.txt", "status.json")
+    ]
+    (folder / "checksums.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def recorded_digest(folder: Path, name: str) -> str | None:
+    """Return the sha256 of a file as a whole folder's checksums.txt has it, or None."""
+    listing = folder / "checksums.txt"
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    return next((d for d, _, n in (line.partition("  ") for line in lines) if n == name), None)
+
+
+def verify(folder: Path) -> list[str]:
+    """Return what is wrong with a whole folder's files: missing or altered; empty where all is well."""
+    listing = folder / "checksums.txt"
+    if not is_whole(folder) or not listing.is_file():
+        return [f"{folder}: not a whole run"]
+    wrong = []
+    for line in listing.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        file = folder / name
+        if not file.is_file():
+            wrong.append(f"{file}: missing")
+        elif digests.file_digest(file) != digest:
+            wrong.append(f"{file}: altered")
+    return wrong

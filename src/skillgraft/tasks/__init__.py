@@ -1,0 +1,1 @@
+"""Examples of a task: read, checked, sampled, and turned into batches of token ids."""

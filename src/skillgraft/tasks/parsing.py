@@ -1,0 +1,75 @@
+"""Records checked and turned into examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from skillgraft.config.schema import Columns, TaskConfig
+from skillgraft.runtime.errors import InputError
+from skillgraft.tasks.readers import Record
+from skillgraft.tasks.rows import Row, is_pair
+
+
+def parse_label(value: Any, names: Sequence[str], rename: dict[str, str], where: str) -> str:
+    """Return the label's name; `names` are the source's own, `rename` maps them to the task's."""
+    if isinstance(value, str) and value not in names and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < len(names):
+            raise InputError(
+                f"{where}: label {value}: expected 0 to {len(names) - 1} ({list(names)})"
+            )
+        value = names[value]
+    if not isinstance(value, str) or (value not in names and value not in rename):
+        raise InputError(f"{where}: label {value!r}: expected one of {list(names)}")
+    return rename.get(value, value)
+
+
+def required(record: dict[str, Any], column: str, where: str) -> Any:
+    """Return the value of a column, which must be there and not be null."""
+    if column not in record:
+        have = ", ".join(str(name) for name in record)
+        raise InputError(f"{where}: no field '{column}' (found: {have})")
+    if record[column] is None:  # null, or a row of a CSV file that ends early
+        raise InputError(f"{where}: field '{column}' has no value")
+    return record[column]
+
+
+def parse_text(record: dict[str, Any], column: str, where: str) -> str:
+    """Return the text in a column, which must be there and not be blank."""
+    text = required(record, column, where)
+    if not isinstance(text, str):
+        raise InputError(f"{where}: field '{column}' is {type(text).__name__}, expected text")
+    if not text.strip():
+        raise InputError(f"{where}: field '{column}' is empty")
+    if re.search("[\ud800-\udfff]", text):
+        raise InputError(f"{where}: field '{column}' holds half of a surrogate pair: no text")
+    return text
+
+
+def parse_rows(
+    records: Iterable[Record],
+    task: TaskConfig,
+    columns: Columns,
+    names: Sequence[str],
+    labels: Sequence[str],
+    rename: dict[str, str],
+) -> list[Row]:
+    """Return rows whose labels index `labels`; raise InputError at the first that does not fit."""
+    pair, rows = is_pair(task), []
+    for where, record in records:
+        if pair:
+            text = parse_text(record, columns.text_a, where)
+            text_b = parse_text(record, columns.text_b, where)
+        else:
+            text, text_b = parse_text(record, columns.text, where), None
+        name = parse_label(required(record, columns.label, where), names, rename, where)
+        if name not in labels:
+            raise InputError(
+                f"{where}: label '{name}' of task {task.name} is none of {list(labels)}; "
+                "task.ood_labels maps names of another task to this one's"
+            )
+        rows.append(Row(text, text_b, labels.index(name)))
+    return rows

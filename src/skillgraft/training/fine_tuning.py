@@ -1,0 +1,287 @@
+"""Fine-tuning: θ_pre → θ_ft on one task or several (section 2), resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from skillgraft.config.choices import Optimizer, Schedule, Strategy
+from skillgraft.config.schema import FinetuneConfig, RunConfig
+from skillgraft.evaluation.metrics import measure
+from skillgraft.evaluation.predict import predict
+from skillgraft.models.classifier import Classifier
+from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.seeds import derive
+from skillgraft.tasks.batches import Batch
+from skillgraft.training import distributed
+from skillgraft.training.batches import Batches, Course
+from skillgraft.training.checkpoints import Progress, write_tensors
+from skillgraft.training.resumable import Log, Resumable
+from skillgraft.training.trainable import trainable
+from skillgraft.training.trainer import fit, make_trainer
+
+LOG_EVERY = 10  # steps whose losses are averaged into one row of the history
+
+
+def factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Return the share of the learning rate at a step: constant, or falling linearly to 0."""
+    return 1.0 if schedule is Schedule.constant else 1.0 - step / max(1, steps)
+
+
+class FineTuning(Resumable):
+    """Trains what of the classifier asks for a gradient: graftable parameters, and a new head.
+
+    `only` maps graftable names to bool tensors: entries where it is False stay as they are.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        cfg: RunConfig,
+        courses: Sequence[Course],
+        pad: int,
+        folder: Path,
+        log: Log,
+        only: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.classifier, self.cfg, self.courses, self.pad = classifier, cfg, courses, pad
+        self.folder, self.note, self.only = folder, log, only
+        self.named = {n: p for n, p in classifier.named_parameters() if p.requires_grad}
+        self.start: dict[str, Tensor] = {}  # what a movement is measured from, where that is needed
+        if only is not None or cfg.finetune.l1:
+            self.start = {n: p.detach().clone() for n, p in classifier.graftable.items()}
+        size, steps = cfg.finetune.batch_size, cfg.finetune.steps
+        self.batches = Batches(courses, pad, size, cfg.seed, 0, steps, ranks=cfg.trainer.devices)
+        self.progress = Progress()
+        self.losses: list[Tensor] = []
+        self.moments: dict[str, Tensor] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return SGD or AdamW over graftable parameters and head; no decay on vectors (as LM-BFF)."""
+        optimizer = self.optimizer = make_optimizer(self.cfg.finetune, self.named)
+        for key, tensor in self.moments.items():
+            kind, _, name = key.partition("/")
+            parameter = self.named[name]
+            # AdamW counts its steps on the CPU, wherever the parameter is
+            optimizer.state[parameter][kind] = (
+                tensor if kind == "step" else distributed.sharded_as(tensor, parameter)
+            )
+        return optimizer
+
+    def configure_model(self) -> None:
+        """Shard what a rank has received, where the strategy is to shard."""
+        if not isinstance(self.trainer.strategy, distributed.Sharded):
+            return
+        assert self.device_mesh is not None
+        distributed.shard(self.classifier, self.device_mesh["data_parallel"])
+        found, graftable = dict(self.classifier.named_parameters()), self.classifier.graftable
+        self.named = {name: found[name] for name in self.named}
+
+        def shards(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                n: distributed.local(distributed.sharded_as(t, graftable[n]))
+                for n, t in tensors.items()
+            }
+
+        self.start = shards(self.start)
+        self.only = None if self.only is None else shards(self.only)
+
+    def train_dataloader(self) -> Batches:
+        """Return the batches that are left, or this rank's share of them."""
+        return replace(self.batches, rank=self.global_rank)
+
+    def on_train_start(self) -> None:
+        """Turn dropout on: Lightning leaves a model as from_pretrained returned it, evaluating.
+
+        A rank has received all tensors on the CPU, and Lightning has moved the parameters.
+        """
+        super().on_train_start()
+        self.classifier.train()
+        self.losses = [loss.to(self.device) for loss in self.losses]
+        self.start = {name: tensor.to(self.device) for name, tensor in self.start.items()}
+        if self.only is not None:
+            self.only = {name: mask.to(self.device) for name, mask in self.only.items()}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
+        """Seed dropout, from step and rank alone, and set the learning rate from the step alone."""
+        if (end := super().on_train_batch_start(batch, batch_idx)) is not None:
+            return end
+        step, rank = self.progress.step, self.global_rank
+        torch.manual_seed(derive(self.cfg.seed, "dropout", step, *([rank] if rank else [])))
+        share = factor(self.cfg.finetune.schedule, step, self.cfg.finetune.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        return None
+
+    def on_after_backward(self) -> None:
+        """Clear the gradient of entries that are held fast: the clipped norm is not theirs."""
+        for name, mask in (self.only or {}).items():
+            gradient = self.classifier.graftable[name].grad
+            if gradient is not None:
+                distributed.local(gradient).masked_fill_(~mask, 0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log, and at each evaluation keep the best model and what a resumed run needs."""
+        self.pull_back()
+        self.progress.step += 1
+        step, last = self.progress.step, self.progress.step == self.cfg.finetune.steps
+        if step % LOG_EVERY == 0 or last:
+            loss = torch.stack(self.losses).mean().item()
+            self.losses.clear()
+            if not math.isfinite(loss):
+                raise InputError(f"fine-tuning diverged by step {step}: lower finetune.lr")
+            self.record({"finetune/step": step, "finetune/loss": loss})
+        if step % self.cfg.finetune.evaluate_every == 0 or last:
+            self.evaluate()
+            self.save()
+
+    @torch.no_grad()
+    def pull_back(self) -> None:
+        """After an optimiser's step: the proximal step of l1 · ‖θ − θ_start‖₁, and entries held fast.
+
+        A subgradient of the l1 term would leave every entry a little off; the proximal step (soft
+        thresholding by lr · l1) puts entries that move less than that exactly back.
+        """
+        if not self.start:
+            return
+        options = self.cfg.finetune
+        share = factor(options.schedule, self.progress.step, options.steps)
+        threshold = options.lr * share * options.l1
+        for name, start in self.start.items():
+            trained = self.classifier.graftable[name].requires_grad
+            parameter = distributed.local(self.classifier.graftable[name])
+            if threshold and trained:
+                moved = nn.functional.softshrink(parameter - start, threshold)
+                # entries that have not moved keep their own bits
+                parameter.copy_(torch.where(moved == 0, start, start + moved))
+            if self.only is not None:
+                parameter.copy_(torch.where(self.only[name], parameter, start))
+
+    def evaluate(self) -> None:
+        """Measure the validation rows, and write the model where it is strictly the best so far.
+
+        Over several tasks the score is the mean of the tasks' own metrics.
+        """
+        step, scores = self.progress.step, []
+        for course in self.courses:
+            probabilities = predict(
+                self.classifier,
+                course.validation,
+                self.pad,
+                self.cfg.trainer.evaluation_batch_size,
+                course.words,
+            )
+            if not np.isfinite(probabilities).all():
+                raise InputError(f"fine-tuning diverged by step {step}: lower finetune.lr")
+            labels = [example.label for example in course.validation]
+            measured = measure(probabilities, labels, course.metric)
+            scores.append(measured[course.metric.value] or 0.0)
+            among = f"{course.task}/" if len(self.courses) > 1 else ""
+            row = {f"finetune/validation/{among}{name}": v for name, v in measured.items()}
+            self.record({"finetune/step": step, **row})
+        # the first rank's, so that none is alone in what all have to do together
+        score = self.trainer.strategy.broadcast(sum(scores) / len(scores))
+        if score > self.progress.best_score:
+            self.progress.best_step, self.progress.best_score = step, score
+            best = distributed.gathered(self.named, keep=self.global_rank == 0)
+            if self.global_rank == 0:
+                write_tensors(self.folder / "best.safetensors", best, {})
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Keep a row of the history and pass it on."""
+        self.progress.history.append(row)
+        self.note(row)
+
+    def save(self) -> None:
+        """Write weights, optimiser state and progress: what a resumed run needs, whole or not at all."""
+        state: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.named.items()}
+        for name, parameter in self.named.items():
+            for kind, tensor in self.optimizer.state[parameter].items():
+                if isinstance(tensor, Tensor):
+                    state[f"optimizer/{kind}/{name}"] = tensor
+        state = distributed.gathered(state, keep=self.global_rank == 0)
+        if self.global_rank:
+            return
+        self.progress.losses = [loss.item() for loss in self.losses]
+        write_tensors(self.folder / "resume.safetensors", state, vars(self.progress))
+
+    def resume(self) -> None:
+        """Take up a state that `save` wrote, if there is one."""
+        path, known = self.folder / "resume.safetensors", len(self.progress.history)
+        if not path.is_file():
+            return
+        with safe_open(path, framework="pt") as file:
+            self.progress = Progress(**json.loads(file.metadata()["progress"]))
+        device = next(self.classifier.parameters()).device
+        self.losses = [torch.tensor(loss, device=device) for loss in self.progress.losses]
+        tensors = load_file(path)
+        self.restore(
+            {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
+        )
+        prefix = "optimizer/"
+        self.moments = {
+            n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+        }
+        for row in self.progress.history[known:]:
+            self.note(row)
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy stored tensors into what is trained."""
+        for name, parameter in self.named.items():
+            parameter.copy_(tensors[name])
+
+
+def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimiser, with one group for matrices, one for vectors, one for a new head."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        lr = cfg.head_lr if name.startswith("head.") and cfg.head_lr is not None else cfg.lr
+        decay = cfg.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((lr, decay), []).append(parameter)
+    options = [
+        {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
+        for (lr, decay), parameters in groups.items()
+    ]
+    kind = torch.optim.AdamW if cfg.optimizer is Optimizer.adamw else torch.optim.SGD
+    return kind(options, lr=cfg.lr)
+
+
+def finetune(
+    classifier: Classifier,
+    cfg: RunConfig,
+    courses: Sequence[Course],
+    pad: int,
+    folder: Path,
+    log: Log,
+    only: Mapping[str, Tensor] | None = None,
+) -> Progress:
+    """Fine-tune `classifier` in place to its best validation model, and return the history.
+
+    `folder` keeps the best model and the last checkpoint; a killed fine-tuning goes on from there
+    and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says.
+    """
+    with trainable(classifier, cfg):
+        module = FineTuning(classifier, cfg, courses, pad, folder, log, only)
+        module.resume()
+        module.batches.start = module.progress.step
+        if left := len(module.batches):
+            clip = cfg.finetune.clip or None
+            sharded = cfg.trainer.strategy is Strategy.fsdp
+            fit(make_trainer(cfg, left, folder, sharded, gradient_clip_val=clip), module)
+            classifier.zero_grad()  # the last step's: as large as the model
+        classifier.eval()
+        if module.progress.best_step >= 0:
+            module.restore(load_file(folder / "best.safetensors"))
+    return module.progress
