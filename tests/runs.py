@@ -25,9 +25,9 @@ SMALL = (
     "finetune.steps=20",
     "finetune.evaluate_every=10",
     "graft.steps=4",
-    "graft.examples=16",
+    "graft.examples_per_step=16",
     "graft.score_every=2",
-    "task.test_rows=50",
+    "task.max_test_examples=50",
 )
 # A run of about a second, for what does not depend on how well anything is learned.
 TINY = (
@@ -35,11 +35,14 @@ TINY = (
     "threads=1",
     "finetune.steps=4",
     "finetune.evaluate_every=2",
-    "task.test_rows=12",
+    "task.max_test_examples=12",
     "task.ood=[]",
     "logger=none",
 )
-FEW = ("graft.examples=8", "graft.batch_size=4")  # for selectors that read the training rows
+FEW = (
+    "graft.examples_per_step=8",
+    "graft.batch_size=4",
+)  # for selectors that read the training rows
 SIZED = tuple(o for o in SMALL if not o.startswith("graft."))  # for selectors without steps
 
 

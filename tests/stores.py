@@ -23,17 +23,17 @@ def status(n: int, seeds: int = 5) -> dict[str, Any]:
     setting = f"{task}-{selector}-{size}"
     sparsity = (size + 1) / 1000
     return {
-        "state": "whole",
+        "state": "complete",
         "id": f"{TASKS[task]}-tiny-{SELECTORS[selector]}-s{sparsity:g}-seed{seed}-{n:010x}",
         "task": TASKS[task],
         "model": "tiny",
         "selector": SELECTORS[selector],
         "sparsity": sparsity,
         "seed": seed,
-        "peers": f"{selector}-{size}-{seed}",
-        "rivals": f"{task}-{size}-{seed}",
+        "same_but_task": f"{selector}-{size}-{seed}",
+        "same_but_selector": f"{task}-{size}-{seed}",
         "finetuned": f"{task}-{seed}",
-        "setting": setting,
+        "same_but_seed": setting,
         "region": f"{setting}-{seed}",
         "stage": f"{setting}-{seed}:{TASKS[task]}",
         "regions": [TASKS[task]],
@@ -47,7 +47,10 @@ def metrics(n: int) -> dict[str, Any]:
     names = ("accuracy", "ece", "nll", "brier")
     models: dict[str, Any] = {
         model: {split: {name: rng.random() for name in names} for split in ("validation", "test", *OOD)}
-        for model in ("pretrained", "finetuned", "graft", "finetuned_scaled", "graft_scaled")
+        for model in (
+            "pretrained", "finetuned", "graft",
+            "finetuned_temperature_scaled", "graft_temperature_scaled",
+        )
     }  # fmt: skip
     for measured in models["graft"].values():
         measured |= {"agreement": rng.random(), "relative_gain": None if n % 11 == 0 else 1.0}
@@ -69,7 +72,15 @@ def add(root: Path, n: int, **changed: Any) -> Path:
 def pretend(making: Making, job: Path | None) -> None:
     """Stand for Making.make: put the run into the store with made-up metrics."""
     cfg, identity = making.cfg, making.identity
-    names = ("id", "peers", "rivals", "finetuned", "setting", "region", "stage")
+    names = (
+        "id",
+        "same_but_task",
+        "same_but_selector",
+        "finetuned",
+        "same_but_seed",
+        "region",
+        "stage",
+    )
     add(
         making.place.root,
         cfg.seed,

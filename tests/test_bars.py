@@ -45,11 +45,11 @@ def test_bars_that_are_unwanted_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_bar_says_what_it_is_of_and_gives_all_items(capsys: pytest.CaptureFixture) -> None:
-    assert list(progress.over(iter("abc"), "letters", 3, on=True)) == ["a", "b", "c"]
+    assert list(progress.bar(iter("abc"), "letters", 3, on=True)) == ["a", "b", "c"]
     said = capsys.readouterr()
     assert said.out == ""
     assert "letters" in said.err
     assert "0/3" in said.err
     items = iter("abc")
-    assert progress.over(items, "letters", 3, on=False) is items
+    assert progress.bar(items, "letters", 3, on=False) is items
     assert capsys.readouterr().err == ""

@@ -12,7 +12,6 @@ import models
 import numpy as np
 import pandas as pd
 import pytest
-import runs
 import torch
 from hypothesis import given
 from hypothesis import settings as given_settings
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from models import CAUSAL
 from transformers import AutoModel, AutoModelForCausalLM
 
+import runs
 from skillgraft.config.schema import RunConfig, TaskConfig
 from skillgraft.core.activation import active
 from skillgraft.core.graft import Graft
@@ -74,7 +74,7 @@ def settings(folder: Path, *overrides: str, task: str = "cr") -> RunConfig:
 
 def last(folder: Path, task: str = "cr") -> RunConfig:
     return settings(
-        folder, "finetune=linear", "finetune.pool=last", "finetune.norm=null",
+        folder, "finetune=linear", "finetune.pool=last", "finetune.feature_norm=null",
         "model.graftable=${model.blocks.autoregressive}", task=task,
     )  # fmt: skip
 
@@ -560,7 +560,7 @@ def test_a_run_and_its_graft_on_a_fresh_model(folders, tmp_path: Path, family: s
         after = class_probabilities(fresh, own, texts)
     np.testing.assert_allclose(predictions["graft"]["test"], after, atol=1e-5)
     assert not np.allclose(before, after, atol=1e-5)
-    matched = runs.make(tmp_path / "runs", *wanted, "graft=movement", "graft.match=learned")
+    matched = runs.make(tmp_path / "runs", *wanted, "graft=movement", "graft.size_from=learned")
     assert Graft.load(matched / "graft.safetensors").size == graft.size
 
 

@@ -26,7 +26,7 @@ from skillgraft.analysis.claims import (
     selection,
     sparsity_curve,
 )
-from skillgraft.analysis.claims.statements import Outcome, by_seed, one_each
+from skillgraft.analysis.claims.statements import ClaimResult, by_seed, single_runs
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.core.graft import Graft
 from skillgraft.runtime.errors import InputError
@@ -40,10 +40,11 @@ def row(seed: int, task: str = "a", **values: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "seed": seed, "task": task, "selector": "learned", "sparsity": 1e-4,
         "region/size": 100, "region/sparsity": 1e-4, "stage": "x:a",
-        "config/task.template": "*text* It was *mask*.", "config/finetune.train": "full",
+        "config/task.template": "*text* It was *mask*.", "config/finetune.trainable": "full",
         "pretrained/test/score": 0.5, "finetuned/test/score": 0.9, "graft/test/score": 0.88,
-        "finetuned/test/ece": 0.10, "graft/test/ece": 0.04, "finetuned_scaled/test/ece": 0.03,
-        "graft_scaled/test/ece": 0.03, "graft/test/agreement": 0.95, "graft/test/relative_gain": 0.9,
+        "finetuned/test/ece": 0.10, "graft/test/ece": 0.04, "finetuned_temperature_scaled/test/ece": 0.03,
+        "graft_temperature_scaled/test/ece": 0.03, "graft/test/agreement": 0.95,
+        "graft/test/relative_gain": 0.9,
     }  # fmt: skip
     base |= values
     base["graft/test/score"] += WIGGLE[seed]
@@ -55,7 +56,7 @@ def rows(make: Callable[[int], list[dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame([run for seed in SEEDS for run in make(seed)])
 
 
-def verdicts(outcome: Outcome) -> dict[str, str]:
+def verdicts(outcome: ClaimResult) -> dict[str, str]:
     return {statement.text: statement.verdict for statement in outcome.statements}
 
 
@@ -157,11 +158,11 @@ def test_another_axis_is_refused_by_name() -> None:
         with pytest.raises(InputError, match=r"differ in shots: ") as caught:
             registry.CLAIMS[name](frame, ClaimConfig(name))
         assert "\n" not in str(caught.value)
-    frame = rows(make).assign(**{"config/finetune.train": ["bias", None] * 2 * len(SEEDS)})
+    frame = rows(make).assign(**{"config/finetune.trainable": ["bias", None] * 2 * len(SEEDS)})
     with pytest.raises(InputError, match="differ in shots: "):
         bias_only.bias_only(frame, ClaimConfig())
     with pytest.raises(InputError, match="differ in data or files: "):
-        one_each(rows(lambda seed: [row(seed)] * 2), "task")
+        single_runs(rows(lambda seed: [row(seed)] * 2), "task")
 
 
 def test_main_table(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_ood(tmp_path: Path) -> None:
         bias = {
             **far,
             **near,
-            "config/finetune.train": "bias",
+            "config/finetune.trainable": "bias",
             "finetuned/ood/far/score": 0.5 + WIGGLE[seed],
         }
         return [row(seed, **far, **near), row(seed, **bias)]
@@ -195,11 +196,13 @@ def test_ood(tmp_path: Path) -> None:
     found = judged("ood", frame, tmp_path, **options)
     assert list(found.values()) == ["holds", "holds", "holds"]
     # a default is not among the values that name a run: without BitFit's runs there is no column
-    full = frame[frame["config/finetune.train"] == "full"].drop(columns="config/finetune.train")
+    full = frame[frame["config/finetune.trainable"] == "full"].drop(
+        columns="config/finetune.trainable"
+    )
     found = judged("ood", full, tmp_path, **options)
     assert list(found.values()) == ["holds", "holds", "not decided"]
     with pytest.raises(InputError, match=r"finetune\.train=full"):
-        ood.ood(frame[frame["config/finetune.train"] == "bias"], ClaimConfig(**options))
+        ood.ood(frame[frame["config/finetune.trainable"] == "bias"], ClaimConfig(**options))
 
 
 def test_movement(tmp_path: Path) -> None:
@@ -243,15 +246,17 @@ def test_the_best_sparsity_is_of_seeds_that_have_all() -> None:
 
 def test_bias_only(tmp_path: Path) -> None:
     def make(seed: int) -> list[dict[str, Any]]:
-        bias = {"config/finetune.train": "bias", "finetuned/test/score": 0.89 + WIGGLE[seed]}
+        bias = {"config/finetune.trainable": "bias", "finetuned/test/score": 0.89 + WIGGLE[seed]}
         return [row(seed, selector="bias", **{"graft/test/score": 0.55}), row(seed, **bias)]
 
     frame = rows(make)
     assert list(judged("bias_only", frame, tmp_path).values())[1:] == ["holds", "holds"]
-    full = frame[frame["config/finetune.train"] == "full"].drop(columns="config/finetune.train")
+    full = frame[frame["config/finetune.trainable"] == "full"].drop(
+        columns="config/finetune.trainable"
+    )
     assert list(judged("bias_only", full, tmp_path).values())[1:] == ["not decided", "holds"]
     with pytest.raises(InputError, match=r"finetune\.train=full"):
-        bias_only.bias_only(frame[frame["config/finetune.train"] == "bias"], ClaimConfig())
+        bias_only.bias_only(frame[frame["config/finetune.trainable"] == "bias"], ClaimConfig())
 
 
 def test_adamw(tmp_path: Path) -> None:
@@ -271,7 +276,7 @@ def compared(seed: int, task: str, others: str, folder: Path, **values: Any) -> 
         found = {"iou": IOU[frozenset((task, other))] + WIGGLE[seed], "chance": 0.001}
         found["run"] = f"{other}-{seed}"  # type: ignore[assignment]
         values |= {f"overlap/{other}/{name}": value for name, value in found.items()}
-    own = {"id": f"{task}-{seed}", "region": f"{task}-{seed}", "peers": f"p{seed}"}
+    own = {"id": f"{task}-{seed}", "region": f"{task}-{seed}", "same_but_task": f"p{seed}"}
     return row(seed, task, folder=str(folder / own["id"]), **{**own, **values})
 
 
@@ -319,7 +324,7 @@ def test_settings_and_selectors_are_not_paired(tmp_path: Path) -> None:
     def make(seed: int) -> list[dict[str, Any]]:
         found = []
         for shots in (16, 64):
-            more = {"config/shots": shots, "peers": f"{seed}-{shots}"}
+            more = {"config/shots": shots, "same_but_task": f"{seed}-{shots}"}
             runs = [compared(seed, *of, tmp_path, **more) for of in (("a", ""), ("b", "a"))]
             found += [{**run, "region": f"{run['region']}-{shots}"} for run in runs]
         return found
@@ -385,7 +390,7 @@ def test_continual(tmp_path: Path) -> None:
     def make(seed: int) -> list[dict[str, Any]]:
         found = [row(seed, "a", stage="x:a")]  # the first stage is the same run for both
         for take, who, later in (("graft", "graft", 0.87), ("finetuned", "finetuned", 0.6)):
-            mode = {"config/model.take": take if take == "finetuned" else math.nan}
+            mode = {"config/continual.carry": take if take == "finetuned" else math.nan}
             last = {f"{who}/tasks/a/score": later + WIGGLE[seed], "stage": "x:a>b"}
             found.append(row(seed, "b", **mode, **last))
         return found
@@ -403,8 +408,8 @@ def test_continual(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    frame = rows(lambda seed: [row(seed)]).drop(columns="finetuned_scaled/test/ece")
-    with pytest.raises(InputError, match="finetuned_scaled/test/ece"):
+    frame = rows(lambda seed: [row(seed)]).drop(columns="finetuned_temperature_scaled/test/ece")
+    with pytest.raises(InputError, match="finetuned_temperature_scaled/test/ece"):
         calibration.calibration(frame, ClaimConfig())
     with pytest.raises(InputError, match="lottery_0"):
         lottery.lottery(frame, ClaimConfig())
@@ -415,6 +420,6 @@ def test_what_is_missing_is_named() -> None:
 def test_similar_is_symmetric() -> None:
     options = ClaimConfig(similar=[["a", "b", "c"], ["d", "e"]])
     for a, b in itertools.product("abcde", repeat=2):
-        assert selection.similar(options, a, b) == selection.similar(options, b, a)
-    assert selection.similar(options, "a", "c")
-    assert not selection.similar(options, "a", "d")
+        assert selection.are_similar(options, a, b) == selection.are_similar(options, b, a)
+    assert selection.are_similar(options, "a", "c")
+    assert not selection.are_similar(options, "a", "d")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import FEW, TINY, composed, make, refused, results
 from safetensors.torch import load_file
 from test_evaluate import predictions, softmax
 from test_training import Killed
 
+from runs import FEW, TINY, composed, make, refused, results
 from skillgraft.config import choices
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation import calibration, predict
@@ -110,9 +110,9 @@ def test_where_nothing_depends_on_the_temperature_it_is_one() -> None:
 MOVED = ("graft=movement", "sparsity=0.02")
 BESIDE = (
     "compare.temperature=true",
-    "compare.wise=[0,0.5,1]",
-    "compare.lottery=[0,3]",
-    "compare.inside=[3]",
+    "compare.wise_ft_alphas=[0,0.5,1]",
+    "compare.lottery_steps=[0,3]",
+    "compare.inside_steps=[3]",
 )
 
 
@@ -137,7 +137,7 @@ def probabilities(folder: Path, model: str, split: str = "test") -> np.ndarray:
 def test_every_model_is_measured_and_named(full: Path) -> None:
     metrics = files.read_json(full / "metrics.json")
     beside = {"wise_0", "wise_0.5", "wise_1", "lottery_0", "lottery_3", "inside_3"}
-    beside |= {"finetuned_scaled", "graft_scaled"}
+    beside |= {"finetuned_temperature_scaled", "graft_temperature_scaled"}
     models = {"pretrained", "finetuned", "graft", *beside}
     assert set(metrics) == models | {"temperature", "region"}
     for model in models:
@@ -162,7 +162,7 @@ def test_temperatures(full: Path) -> None:
     truth = [["negative", "positive"].index(label) for label in labels]
     assert set(metrics["temperature"]) == {"finetuned", "graft"}
     for model, temperature in metrics["temperature"].items():
-        scaled, plain = metrics[f"{model}_scaled"], metrics[model]
+        scaled, plain = metrics[f"{model}_temperature_scaled"], metrics[model]
         assert scaled["validation"]["nll"] <= plain["validation"]["nll"] + 1e-6
         expected = calibration.fit_temperature(probabilities(full, model, "validation"), truth)
         assert temperature == pytest.approx(expected)
@@ -170,7 +170,7 @@ def test_temperatures(full: Path) -> None:
             assert scaled[split]["accuracy"] == plain[split]["accuracy"]
             given = probabilities(full, model, split).astype(np.float64) ** (1 / temperature)
             np.testing.assert_allclose(
-                probabilities(full, f"{model}_scaled", split),
+                probabilities(full, f"{model}_temperature_scaled", split),
                 given / given.sum(1, keepdims=True),
                 rtol=1e-4,
             )
@@ -245,10 +245,10 @@ def test_comparison_models_take_the_region_that_is_there(
     plain = make(place, *learned)
     assert "mask training" in caplog.text
     caplog.clear()
-    twin = make(place, *learned, "compare.wise=[0.5]", "compare.lottery=[0]")
+    twin = make(place, *learned, "compare.wise_ft_alphas=[0.5]", "compare.lottery_steps=[0]")
     assert f"region: taken from {plain.name}" in caplog.text
     assert "mask training" not in caplog.text
-    alone = make(tmp_path, *learned, "compare.wise=[0.5]", "compare.lottery=[0]")
+    alone = make(tmp_path, *learned, "compare.wise_ft_alphas=[0.5]", "compare.lottery_steps=[0]")
     assert alone.name == twin.name
     names = ("metrics.json", "predictions.parquet", "graft.safetensors", "history.json")
     assert results(twin, *names) == results(alone, *names)
@@ -261,14 +261,14 @@ def test_comparison_models_take_the_region_that_is_there(
     caplog.clear()
     with (twin / "graft.safetensors").open("r+b") as file:
         file.truncate(100)
-    third = make(place, *learned, "compare.wise=[0.25]")
+    third = make(place, *learned, "compare.wise_ft_alphas=[0.25]")
     assert "not taken from" in caplog.text
     assert Graft.load(third / "graft.safetensors").iou(a) == 1
 
 
 def test_a_match_counts_twins_as_one(place: Path, full: Path) -> None:
     make(place, *TINY, *MOVED)
-    matched = make(place, *TINY, "graft=random", "sparsity=0.02", "graft.match=movement")
+    matched = make(place, *TINY, "graft=random", "sparsity=0.02", "graft.size_from=movement")
     sizes = [files.read_json(f / "metrics.json")["region"]["size"] for f in (full, matched)]
     assert sizes[0] == sizes[1]
 
@@ -286,7 +286,7 @@ def test_a_killed_comparison_ends_with_the_same_bits(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(resumable, "discard", dying)
+        patch.setattr(resumable, "log_nothing", dying)
         with pytest.raises(Killed):
             make(tmp_path, *TINY, *MOVED, *BESIDE)
     again = make(tmp_path, *TINY, *MOVED, *BESIDE)
@@ -297,10 +297,10 @@ def test_a_killed_comparison_ends_with_the_same_bits(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("compare.wise=[0.5,1.5]",), ["compare.wise=1.5", "from 0 to 1"]),
-        (("compare.wise=[nan]",), ["compare.wise=nan", "from 0 to 1"]),
-        (("compare.lottery=[-1]",), ["compare.lottery=-1", "at least 0"]),
-        (("compare.inside=[0]",), ["compare.inside=0", "at least 1"]),
+        (("compare.wise_ft_alphas=[0.5,1.5]",), ["compare.wise_ft_alphas=1.5", "from 0 to 1"]),
+        (("compare.wise_ft_alphas=[nan]",), ["compare.wise_ft_alphas=nan", "from 0 to 1"]),
+        (("compare.lottery_steps=[-1]",), ["compare.lottery_steps=-1", "at least 0"]),
+        (("compare.inside_steps=[0]",), ["compare.inside_steps=0", "at least 1"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> None:

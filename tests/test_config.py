@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
 import yaml
 from omegaconf import OmegaConf
-from runs import command
 
+import runs
+from runs import command
 from skillgraft.config import choices, compose, identity, keys, messages, packages, validation
 from skillgraft.config.keys import dotted_keys
 from skillgraft.config.schema import RunConfig
@@ -135,26 +135,26 @@ def test_a_name_like_none_suggests_nothing() -> None:
         ("shots=0", ["shots=0", "at least 1"]),
         ("threads=0", ["threads=0", "at least 1"]),
         ("task.max_length=7", ["task.max_length=7", "at least 8"]),
-        ("task.test_rows=0", ["task.test_rows=0", "at least 1"]),
+        ("task.max_test_examples=0", ["task.max_test_examples=0", "at least 1"]),
         ("finetune.steps=-1", ["finetune.steps=-1", "at least 0"]),
         ("finetune.lr=-1e-3", ["finetune.lr=-0.001", "at least 0"]),
         ("finetune.lr=nan", ["finetune.lr=nan"]),
         ("finetune.lr=inf", ["finetune.lr=inf"]),
         ("finetune.head_lr=-1", ["finetune.head_lr=-1", "at least 0"]),
-        ("finetune.norm=-1", ["finetune.norm=-1", "at least 0"]),
+        ("finetune.feature_norm=-1", ["finetune.feature_norm=-1", "at least 0"]),
         ("finetune.batch_size=0", ["finetune.batch_size=0", "at least 1"]),
         ("finetune.weight_decay=-1", ["finetune.weight_decay=-1", "at least 0"]),
-        ("finetune.clip=-1", ["finetune.clip=-1", "at least 0"]),
+        ("finetune.gradient_clip_val=-1", ["finetune.gradient_clip_val=-1", "at least 0"]),
         ("finetune.evaluate_every=0", ["finetune.evaluate_every=0", "at least 1"]),
         ("graft.steps=-1", ["graft.steps=-1", "at least 0"]),
         ("graft.lr=-1", ["graft.lr=-1", "at least 0"]),
         ("graft.lr=inf", ["graft.lr=inf"]),
         ("graft.sigmoid_bias=nan", ["graft.sigmoid_bias=nan"]),
         ("graft.batch_size=0", ["graft.batch_size=0", "at least 1"]),
-        ("graft.examples=0", ["graft.examples=0", "at least 1"]),
+        ("graft.examples_per_step=0", ["graft.examples_per_step=0", "at least 1"]),
         ("graft.score_every=0", ["graft.score_every=0", "at least 1"]),
         ("graft.patience=0", ["graft.patience=0", "at least 1"]),
-        ("graft.score_rows=0", ["graft.score_rows=0", "at least 1"]),
+        ("graft.score_examples=0", ["graft.score_examples=0", "at least 1"]),
         ("trainer.evaluation_batch_size=0", ["trainer.evaluation_batch_size=0", "at least 1"]),
         ("trainer.devices=0", ["trainer.devices=0", "at least 1"]),
         ("trainer.accelerator=tpu", ["trainer.accelerator=tpu", "cpu or gpu"]),
@@ -186,7 +186,7 @@ def test_out_of_range(override: str, expected: list[str]) -> None:
         ("finetune.kind=lora", ["finetune.kind", "'lora'", "prompt, linear, autoregressive"]),
         ("finetune.pool=max", ["finetune.pool", "'max'", "first, mask, mean, last"]),
         ("finetune.optimizer=adam", ["finetune.optimizer", "'adam'", "sgd, adamw"]),
-        ("finetune.schedule=cosine", ["finetune.schedule", "'cosine'", "linear, constant"]),
+        ("finetune.lr_schedule=cosine", ["finetune.lr_schedule", "'cosine'", "linear, constant"]),
         ("graft.selector=best", ["graft.selector", "'best'", "learned, ", ", movement"]),
         ("logger.mode=on", ["logger.mode", "online, offline, none"]),
         ("task.source=web", ["task.source", "'web'", "hub, embedded, files"]),
@@ -229,7 +229,7 @@ CUSTOM = (
         ([*CUSTOM, "task.verbalizer=null"], "task.verbalizer"),
         (["+task.verbalizer.neutral=okay"], "task.verbalizer names"),
         (["finetune.kind=linear"], "finetune.pool and finetune.head_lr"),
-        (["graft.match=other"], "graft.match=other"),
+        (["graft.size_from=other"], "graft.size_from=other"),
         (["graft.steps=null"], "graft.steps: graft.selector=learned needs a value"),
         (["task.ood=[nowhere]"], "task.ood: no task 'nowhere'"),
         (["task.ood=[toy_boook]"], "no task 'toy_boook'. Did you mean 'toy_book'?"),
@@ -463,50 +463,50 @@ CHANGED = {
     "task.verbalizer": "[bad,good]",
     "task.metric": "f1",
     "task.max_length": "99",
-    "task.test_rows": "5",
+    "task.max_test_examples": "5",
     "task.ood_labels": "{a: b}",
     "model.name": "other",
     "model.graftable": "[x]",
     "model.attention": "eager",
     "finetune.kind": "linear",
     "finetune.pool": "first",
-    "finetune.norm": "3",
+    "finetune.feature_norm": "3",
     "finetune.optimizer": "adamw",
     "finetune.lr": "0.5",
     "finetune.head_lr": "0.5",
     "finetune.steps": "7",
     "finetune.batch_size": "3",
     "finetune.weight_decay": "0.5",
-    "finetune.clip": "0.5",
-    "finetune.schedule": "constant",
+    "finetune.gradient_clip_val": "0.5",
+    "finetune.lr_schedule": "constant",
     "finetune.evaluate_every": "7",
     "graft.selector": "random",
     "graft.steps": "7",
     "graft.lr": "7",
     "graft.sigmoid_bias": "7",
     "graft.batch_size": "7",
-    "graft.examples": "7",
+    "graft.examples_per_step": "7",
     "graft.score_every": "7",
-    "graft.score_rows": "7",
+    "graft.score_examples": "7",
     "graft.patience": "7",
-    "graft.start": "7",
-    "graft.penalty": "7",
-    "graft.points": "7",
-    "graft.rounds": "7",
+    "graft.init_score": "7",
+    "graft.l1_penalty": "7",
+    "graft.path_points": "7",
+    "graft.greedy_rounds": "7",
     "graft.per_example": "true",
     "graft.layer": "7",
     "graft.module": "value",
-    "graft.rule": "intersection",
-    "finetune.train": "bias",
+    "graft.combine": "intersection",
+    "finetune.trainable": "bias",
     "finetune.l1": "0.5",
     "finetune.rank": "7",
     "finetune.alpha": "7",
     "finetune.tasks": "[toy_film]",
-    "model.take": "finetuned",
+    "continual.carry": "finetuned",
     "compare.temperature": "true",
-    "compare.wise": "[0.5]",
-    "compare.lottery": "[7]",
-    "compare.inside": "[7]",
+    "compare.wise_ft_alphas": "[0.5]",
+    "compare.lottery_steps": "[7]",
+    "compare.inside_steps": "[7]",
     "trainer.accelerator": "gpu",
     "trainer.devices": "2",
     "trainer.strategy": "fsdp",
@@ -520,17 +520,17 @@ CHANGED = {
 }
 
 
-HEAD = ("finetune.pool", "finetune.norm", "finetune.head_lr")  # a prompt never reads these
+HEAD = ("finetune.pool", "finetune.feature_norm", "finetune.head_lr")  # a prompt never reads these
 READERS: dict[str, list[str]] = {  # what reads a key that the default run does not
     **{key: ["finetune=linear"] for key in HEAD},
     **{key: ["finetune=lora"] for key in ("finetune.rank", "finetune.alpha")},
-    **{key: ["graft=stitch_l1"] for key in ("graft.start", "graft.penalty")},
-    **{key: ["graft=attribution"] for key in ("graft.points", "graft.rounds")},
+    **{key: ["graft=stitch_l1"] for key in ("graft.init_score", "graft.l1_penalty")},
+    **{key: ["graft=attribution"] for key in ("graft.path_points", "graft.greedy_rounds")},
     "graft.per_example": ["graft=fisher"],
     "graft.layer": ["graft=layer", "graft.layer=0"],
     "graft.module": ["graft=module", "graft.module=query"],
-    "graft.rule": ["graft=file", "graft.paths=[a]"],
-    "model.take": ["model.after=a"],
+    "graft.combine": ["graft=file", "graft.paths=[a]"],
+    "continual.carry": ["continual.init_from=a"],
 }
 
 
@@ -586,11 +586,16 @@ def test_defaults_of_the_schema_are_left_out() -> None:
     for name, entry in dotted_keys():
         if entry.default is None:
             assert told.get(name, "unset") is not None
-    for name in ("finetune.pool", "finetune.norm", "task.test_rows", "task.ood_labels"):
+    for name in (
+        "finetune.pool",
+        "finetune.feature_norm",
+        "task.max_test_examples",
+        "task.ood_labels",
+    ):
         assert name not in told
-    assert "finetune.norm" in identity.identity(composed("finetune=linear"))
-    unset = identity.identity(composed("finetune=linear", "finetune.norm=null"))
-    assert "finetune.norm" not in unset
+    assert "finetune.feature_norm" in identity.identity(composed("finetune=linear"))
+    unset = identity.identity(composed("finetune=linear", "finetune.feature_norm=null"))
+    assert "finetune.feature_norm" not in unset
     assert (
         identity.identity(composed("shots=null"))["shots"] is None
     )  # not a default: it was chosen

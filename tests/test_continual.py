@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from runs import FEW, TINY, composed, make, refused, results
 from safetensors.torch import load_file
 from test_training import Killed
 
+from runs import FEW, TINY, composed, make, refused, results
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation import predict
 from skillgraft.experiments import making
@@ -26,7 +26,7 @@ from skillgraft.tasks import loading
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 TASKS = ("toy_film", "toy_topic", "toy_para")
-SEQUENCE = (*TINY, f"model.sequence=[{','.join(TASKS)}]", "finetune.lr=0.1")
+SEQUENCE = (*TINY, f"continual.tasks=[{','.join(TASKS)}]", "finetune.lr=0.1")
 MOVED = (*SEQUENCE, "graft=movement", "sparsity=0.02")
 
 
@@ -43,7 +43,7 @@ def stages(place: Path, undrawn: None) -> list[Path]:
 @pytest.fixture(scope="module")
 def plain(place: Path, stages: list[Path]) -> list[Path]:
     """The same sequence without grafting: each stage starts from the last one's θ_ft."""
-    return [make(place, *MOVED, f"task={task}", "model.take=finetuned") for task in TASKS]
+    return [make(place, *MOVED, f"task={task}", "continual.carry=finetuned") for task in TASKS]
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -132,22 +132,22 @@ def test_forgetting_can_be_read(stages: list[Path]) -> None:
 
 
 def test_the_first_stage_is_an_ordinary_run(place: Path, stages: list[Path]) -> None:
-    ordinary = (o for o in MOVED if not o.startswith("model.sequence"))
+    ordinary = (o for o in MOVED if not o.startswith("continual.tasks"))
     assert make(place, *ordinary, "task=toy_film") == stages[0]
 
 
 def test_a_stage_may_name_the_run_before_it(place: Path, stages: list[Path]) -> None:
-    options = [o for o in MOVED if not o.startswith("model.sequence")]
+    options = [o for o in MOVED if not o.startswith("continual.tasks")]
     for after in (stages[0].name, str(stages[0])):
-        assert make(place, *options, "task=toy_topic", f"model.after={after}") == stages[1]
+        assert make(place, *options, "task=toy_topic", f"continual.init_from={after}") == stages[1]
 
 
 SELECTORS: dict[str, tuple[str, ...]] = {
     "random": ("graft=random",),
     "magnitude": ("graft=magnitude",),
     "attribution": ("graft=attribution", *FEW),
-    "greedy": ("graft=attribution", "graft.rounds=2", *FEW),
-    "fisher": ("graft=fisher", "graft.points=1", *FEW),
+    "greedy": ("graft=attribution", "graft.greedy_rounds=2", *FEW),
+    "fisher": ("graft=fisher", "graft.path_points=1", *FEW),
     "learned": ("graft=learned", "graft.steps=1", "graft.score_every=1", *FEW),
 }
 
@@ -157,8 +157,8 @@ def test_every_selector_keeps_off_earlier_regions(
     place: Path, stages: list[Path], selector: str
 ) -> None:
     """And has the asked size: what is taken counts for nobody."""
-    options = [o for o in MOVED if not o.startswith("model.sequence")]
-    options += [*SELECTORS[selector], "task=toy_topic", f"model.after={stages[0].name}"]
+    options = [o for o in MOVED if not o.startswith("continual.tasks")]
+    options += [*SELECTORS[selector], "task=toy_topic", f"continual.init_from={stages[0].name}"]
     for sparsity in ("0.3", "1.0") if selector in ("magnitude", "attribution") else ("0.3",):
         folder = make(place, *options, f"sparsity={sparsity}")
         graft, taken = graft_of(folder), graft_of(stages[0])
@@ -170,7 +170,7 @@ def test_every_selector_keeps_off_earlier_regions(
 
 def test_comparison_models_of_a_stage(place: Path, stages: list[Path]) -> None:
     """θ_ft is the whole fine-tuned model, whatever is taken, and whoever has the region already."""
-    folder = make(place, *MOVED, "task=toy_topic", "compare.wise=[0,1]")
+    folder = make(place, *MOVED, "task=toy_topic", "compare.wise_ft_alphas=[0,1]")
     metrics = metrics_of(folder)
     for model, end in (("wise_0", "pretrained"), ("wise_1", "finetuned")):
         for split, measured in metrics[model].items():
@@ -186,8 +186,8 @@ def test_the_next_stage_does_not_depend_on_twins(place: Path, stages: list[Path]
 
 
 def test_a_task_that_comes_back(place: Path, stages: list[Path]) -> None:
-    options = [o for o in MOVED if not o.startswith("model.sequence")]
-    folder = make(place, *options, "task=toy_film", f"model.after={stages[1].name}")
+    options = [o for o in MOVED if not o.startswith("continual.tasks")]
+    folder = make(place, *options, "task=toy_film", f"continual.init_from={stages[1].name}")
     metrics = metrics_of(folder)
     assert set(metrics["graft"]) == {"validation", "test", "tasks/toy_topic"}
     assert metrics["pretrained"]["test"] == bare(metrics_of(stages[1])["graft"]["tasks/toy_film"])
@@ -221,10 +221,10 @@ def test_a_store_may_be_moved(place: Path, stages: list[Path], tmp_path: Path) -
         text = (folder / "config.yaml").read_text()
         (folder / "config.yaml").write_text(text.replace(str(place), "/gone"))
     cfg = composed(*MOVED, "task=toy_para", f"store={other}")
-    cfg.model.after = str(other / stages[2].name)
+    cfg.continual.init_from = str(other / stages[2].name)
     assert [stage["folder"].name for stage in sequences.chain(cfg)] == [s.name for s in stages]
     shutil.rmtree(other / stages[0].name)
-    with pytest.raises(InputError, match=r"model.after: .* no whole run"):
+    with pytest.raises(InputError, match=r"continual.init_from: .* no complete run"):
         sequences.chain(cfg)
 
 
@@ -248,10 +248,16 @@ def test_the_weights_that_a_plain_stage_starts_from_may_be_gone(
     plain: list[Path], place: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(plain[0], tmp_path / plain[0].name)
-    with pytest.raises(InputError, match=r"model.after=.*its fine-tuned weights are not in"):
-        make(tmp_path, *MOVED, "task=toy_topic", "model.take=finetuned")
+    with pytest.raises(
+        InputError, match=r"continual.init_from=.*its fine-tuned weights are not in"
+    ):
+        make(tmp_path, *MOVED, "task=toy_topic", "continual.carry=finetuned")
     other = make(
-        tmp_path, *MOVED, "task=toy_topic", "model.take=finetuned", f"model.after={plain[0]}"
+        tmp_path,
+        *MOVED,
+        "task=toy_topic",
+        "continual.carry=finetuned",
+        f"continual.init_from={plain[0]}",
     )  # found beside the run, in its own store
     assert other.name == plain[1].name
     assert results(other) == results(plain[1])
@@ -265,15 +271,15 @@ def test_the_weights_that_a_plain_stage_starts_from_may_be_gone(
     [
         (
             ("task=toy_topic",),
-            ["model.sequence", "the stage toy_film", "found none", "their order"],
+            ["continual.tasks", "the stage toy_film", "found none", "their order"],
         ),
-        (("task=toy_subj",), ["model.sequence=", "task.name=toy_subj among them"]),
+        (("task=toy_subj",), ["continual.tasks=", "task.name=toy_subj among them"]),
         (
-            ("task=toy_topic", "model.sequence=[toy_topic,toy_film,toy_topic]"),
-            ["model.sequence=", "different tasks"],
+            ("task=toy_topic", "continual.tasks=[toy_topic,toy_film,toy_topic]"),
+            ["continual.tasks=", "different tasks"],
         ),
-        (("model.after=nowhere",), ["model.after=nowhere", "no whole run"]),
-        (("finetune=linear",), ["model.sequence", "do not share a linear head"]),
+        (("continual.init_from=nowhere",), ["continual.init_from=nowhere", "no complete run"]),
+        (("finetune=linear",), ["continual.tasks", "do not share a linear head"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> None:
@@ -281,16 +287,22 @@ def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> Non
 
 
 def test_a_run_of_another_model_is_no_stage(place: Path, stages: list[Path]) -> None:
-    with pytest.raises(InputError, match=r"model.after=.*: a run of another model, tiny"):
-        make(place, *MOVED, "task=toy_topic", f"model.after={stages[0].name}", "model.name=other")
+    with pytest.raises(InputError, match=r"continual.init_from=.*: a run of another model, tiny"):
+        make(
+            place,
+            *MOVED,
+            "task=toy_topic",
+            f"continual.init_from={stages[0].name}",
+            "model.name=other",
+        )
 
 
 def test_two_runs_that_could_be_the_stage_before(tmp_path: Path) -> None:
     """They differ in their test rows: one has to be named."""
     for rows in (12, 13):
-        last = make(tmp_path, *MOVED, "task=toy_film", f"task.test_rows={rows}")
+        last = make(tmp_path, *MOVED, "task=toy_film", f"task.max_test_examples={rows}")
     with pytest.raises(
-        InputError, match=r"model.sequence: expected one whole run .* found toy_film"
+        InputError, match=r"continual.tasks: expected one complete run .* found toy_film"
     ):
         make(tmp_path, *MOVED, "task=toy_topic")
-    make(tmp_path, *MOVED, "task=toy_topic", f"model.after={last.name}")
+    make(tmp_path, *MOVED, "task=toy_topic", f"continual.init_from={last.name}")

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import runs
 from skillgraft.config import compose, packages
 from skillgraft.config.schema import RunConfig
 from skillgraft.runtime.errors import InputError
@@ -451,8 +451,8 @@ def test_all_rows_with_a_validation_split(tmp_path: Path) -> None:
 
 def test_test_rows(tmp_path: Path) -> None:
     folder(tmp_path)
-    assert [r.text for r in load(tmp_path, "task.test_rows=2").test] == ["test 0", "test 1"]
-    assert len(load(tmp_path, "task.test_rows=100").test) == 6
+    assert [r.text for r in load(tmp_path, "task.max_test_examples=2").test] == ["test 0", "test 1"]
+    assert len(load(tmp_path, "task.max_test_examples=100").test) == 6
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_first_rows_of_a_sorted_file(tmp_path: Path) -> None:
     by_class = [{"text": f"{label} {i}", "label": label} for label in LABELS for i in range(20)]
     folder(tmp_path, test=by_class)
     folder(tmp_path, "mr", test=by_class[::-1])
-    loaded = load(tmp_path, "task.ood=[mr]", "task.test_rows=20")
+    loaded = load(tmp_path, "task.ood=[mr]", "task.max_test_examples=20")
     other = "the first 20 test rows are another mixture of classes than all 40"
     assert loaded.notes == [
         f"cr: {other}: {{'negative': 20, 'positive': 0}} of {{'negative': 20, 'positive': 20}}",
@@ -598,7 +598,7 @@ def test_ood_labels_are_mapped_by_name(tmp_path: Path, labels, names: Sequence[s
     nli(tmp_path, labels)
     meta = {"label_names": [NLI[1], NLI[2], NLI[0]]}
     (tmp_path / "mnli" / "meta.json").write_text(json.dumps(meta))
-    loaded = load(tmp_path, "task.ood=[mnli]", "task.test_rows=6", task="rte")
+    loaded = load(tmp_path, "task.ood=[mnli]", "task.max_test_examples=6", task="rte")
     assert [row.label for row in loaded.ood["mnli"]] == [0, 1, 1, 0, 1, 1]
     assert len(loaded.ood["mnli"]) == 6  # test_rows holds there too
     assert list(loaded.evaluated()) == ["validation", "test", "ood/mnli"]

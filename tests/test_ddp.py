@@ -17,7 +17,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import TINY, command, composed
 from safetensors import safe_open
 from test_training import Tiny, config, course, examples
 from torch import Tensor, nn
@@ -25,7 +24,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from skillgraft.config.choices import Optimizer, Schedule, Selector, Strategy
+from runs import TINY, command, composed
+from skillgraft.config.choices import LRSchedule, Optimizer, Selector, Strategy
 from skillgraft.core.best_mask import initial_scores
 from skillgraft.core.relaxed_graft import RelaxedGraft
 from skillgraft.models import checkpoint_files, pretrained
@@ -39,8 +39,8 @@ from skillgraft.training.batches import Batches
 from skillgraft.training.checkpoints import Progress
 from skillgraft.training.fine_tuning import finetune
 from skillgraft.training.mask_batches import MaskBatches
-from skillgraft.training.mask_training import learn
-from skillgraft.training.resumable import discard
+from skillgraft.training.mask_training import learn_mask
+from skillgraft.training.resumable import log_nothing
 
 # A gradient is summed in another order, so its last bits differ: after these few steps weights have
 # been up to 8e-8 apart, and scores up to 4e-6 of the way that they have gone.
@@ -73,7 +73,7 @@ def test_the_mean_over_ranks_is_the_mean_over_rows(rows: int, world: int) -> Non
 
 def test_words_of_another_task_are_every_rank_s() -> None:
     whole = {"labels": torch.arange(3), "input_ids": torch.arange(3), "words": torch.tensor([7, 8])}
-    part = distributed.share(whole, 1, 2)
+    part = distributed.share_of_batch(whole, 1, 2)
     assert part["input_ids"].tolist() == part["labels"].tolist() == [1]
     assert part["words"].tolist() == [7, 8]
     assert part["weight"].item() == pytest.approx(2 / 3)
@@ -148,7 +148,7 @@ def test_several_processes_go_on_with_the_same_bits(tmp_path: Path, devices: int
 
     Of three ranks' gradients the order in which they are summed depends on where they lie.
     """
-    options = {"dropout": 0.3, "evaluate_every": 3, "schedule": Schedule.constant}
+    options = {"dropout": 0.3, "evaluate_every": 3, "schedule": LRSchedule.constant}
     whole, _ = trained(tmp_path / "whole", devices, **options)
     trained(tmp_path / "broken", devices, steps=6, **options)
     (tmp_path / "broken" / distributed.FOLDER).mkdir()  # as after a kill
@@ -165,7 +165,7 @@ def test_a_sharded_fine_tuning(tmp_path: Path) -> None:
     find their shards. The head has two rows for two ranks, the bias six entries, one of them held.
     """
     only = {"layer.weight": torch.arange(36).view(6, 6) % 5 > 0, "layer.bias": torch.arange(6) > 0}
-    options = {"schedule": Schedule.constant, "only": only, "l1": 0.02, "clip": 0.05}
+    options = {"schedule": LRSchedule.constant, "only": only, "l1": 0.02, "clip": 0.05}
     one, of_one = trained(tmp_path / "one", 1, **options)
     trained(tmp_path / "two", 2, strategy=Strategy.fsdp, steps=6, **options)
     two, of_two = trained(tmp_path / "two", 2, strategy=Strategy.fsdp, **options)
@@ -225,7 +225,7 @@ def test_a_model_sharded_over_two_processes(tmp_path: Path, classifier: Classifi
         classifier.restore(start)
         folder = tmp_path / strategy
         folder.mkdir()
-        finetune(classifier, cfg, [course(data[:6], data[6:])], 0, folder, discard)
+        finetune(classifier, cfg, [course(data[:6], data[6:])], 0, folder, log_nothing)
         found.append({name: tensor.clone() for name, tensor in classifier.trained().items()})
     one, two = found
     for name, tensor in one.items():
@@ -258,7 +258,9 @@ def masked(
     scores = initial_scores(42, 3)
     relaxed = RelaxedGraft(tiny.graftable, finetuned, torch.arange(0, 42, 5), scores, 10.0)
     try:
-        chosen, history = learn(tiny, relaxed, cfg, data[:14], data[14:], 0, folder, discard)
+        chosen, history = learn_mask(
+            tiny, relaxed, cfg, data[:14], data[14:], 0, folder, log_nothing
+        )
     finally:
         relaxed.close()
     return chosen, history, scores
@@ -276,7 +278,7 @@ def test_mask_training_on_two_processes(tmp_path: Path, selector: Selector) -> N
 
 # ---------------------------------------------------------------------------------------- commands
 
-FEW = (*TINY, "trainer=ddp", "graft.steps=2", "graft.examples=8", "graft.batch_size=3")
+FEW = (*TINY, "trainer=ddp", "graft.steps=2", "graft.examples_per_step=8", "graft.batch_size=3")
 
 
 def whole(root: Path) -> list[Path]:
@@ -297,7 +299,7 @@ def test_a_sweep_of_two_jobs(tmp_path: Path) -> None:
         assert checksums.verify(folder) == []
         (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
         told = file.read_bytes()
-        for key in ("finetune/loss", "finetune/validation/accuracy", "graft/loss", "graft/score"):
+        for key in ("finetune/loss", "finetune/validation/accuracy", "mask/loss", "mask/objective"):
             assert key.encode() in told
 
 
@@ -351,7 +353,7 @@ def test_a_stopped_run_leaves_no_process(
     finally:
         process.kill()
     said = (tmp_path / "stderr").read_text()
-    assert (f"stopped by {number.name}; the same command goes on from there" in said) == stopped
+    assert (f"stopped by {number.name}; run the same command to resume" in said) == stopped
     assert "Traceback" not in said
     assert bool(list(tmp_path.glob(f".partial/*/{distributed.FOLDER}"))) != stopped
     checkpoints = list(tmp_path.glob(".partial/finetuned-*/resume.safetensors"))

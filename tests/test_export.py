@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import TINY, command, grafts, make
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+from runs import TINY, command, grafts, make
 from skillgraft import load_applied
 from skillgraft.config import packages
-from skillgraft.core.graft import Graft, same, union
+from skillgraft.core.graft import Graft, same_tensors, union
 from skillgraft.core.graft_facts import tasks_of
 from skillgraft.evaluation import prediction_files
 from skillgraft.export import checkpoints, extraction
@@ -54,7 +54,7 @@ def test_apply_writes_a_checkpoint_that_transformers_loads(folder: Path, run: Pa
     graft = Graft.load(run / "graft.safetensors")
     wanted = graft.apply(AutoModelForMaskedLM.from_pretrained(BASE, dtype=torch.float32))
     found = AutoModelForMaskedLM.from_pretrained(out)
-    assert same(found.state_dict(), wanted.state_dict())
+    assert same_tensors(found.state_dict(), wanted.state_dict())
     guess = pipeline("fill-mask", model=str(out))
     mask = AutoTokenizer.from_pretrained(out).mask_token
     assert guess(f"a {mask} film")[0]["score"] > 0
@@ -83,7 +83,6 @@ def test_a_graft_file_alone_wants_its_model_named(folder: Path, run: Path) -> No
 def texts_of(run: Path, *overrides: str) -> tuple[list[str], np.ndarray]:
     """Return the test texts of a run, and what its graft made of them."""
     from runs import composed
-
     from skillgraft.tasks import loading
 
     frame = pd.read_parquet(run / "predictions.parquet")
@@ -128,10 +127,10 @@ def test_other_pools(folder: Path, pool: str) -> None:
     run = make(folder / "runs", *TINY, "graft=movement", "finetune=linear", f"finetune.pool={pool}")
     record = OmegaConf.load(run / "config.yaml")
     graft = Graft.load(run / "graft.safetensors")
-    out = checkpoints.apply(graft, BASE, folder / pool, record)
+    out = checkpoints.write_checkpoint(graft, BASE, folder / pool, record)
     texts, stored = texts_of(run, *TINY, "finetune=linear")
     assert np.array_equal(load_applied(out)(texts), stored)
-    alone = checkpoints.apply(graft, BASE, folder / f"{pool}-alone")
+    alone = checkpoints.write_checkpoint(graft, BASE, folder / f"{pool}-alone")
     if pool == "first":  # no template needed
         assert load_applied(alone)(texts) == pytest.approx(stored, abs=1e-6)
     else:
@@ -140,7 +139,7 @@ def test_other_pools(folder: Path, pool: str) -> None:
 
 
 def test_a_prompt_classifies_too(folder: Path, run: Path) -> None:
-    out = checkpoints.apply(
+    out = checkpoints.write_checkpoint(
         Graft.load(run / "graft.safetensors"),
         BASE,
         folder / "p",
@@ -151,7 +150,9 @@ def test_a_prompt_classifies_too(folder: Path, run: Path) -> None:
     with pytest.raises(InputError, match=r"no skillgraft\.json"):
         load_applied(BASE)
     # without its run, how it is asked is not known, and its card does not say otherwise
-    alone = checkpoints.apply(Graft.load(run / "graft.safetensors"), BASE, folder / "p-alone")
+    alone = checkpoints.write_checkpoint(
+        Graft.load(run / "graft.safetensors"), BASE, folder / "p-alone"
+    )
     cards = [(place / "README.md").read_text() for place in (out, alone)]
     assert ["load_applied" in card for card in cards] == [True, False]
 
@@ -165,9 +166,9 @@ def test_a_graft_of_two_checkpoints_on_every_kind_of_model(tmp_path: Path, famil
     )
     graft = extraction.extract(before, after, "movement", 0.1)
     for name in ("a", "b"):  # nothing random goes in
-        checkpoints.apply(graft, before, tmp_path / name)
+        checkpoints.write_checkpoint(graft, before, tmp_path / name)
     a, b, theirs = (load_file(tmp_path / f / "model.safetensors") for f in ("a", "b", "0"))
-    assert same(a, b)
+    assert same_tensors(a, b)
     assert set(a) <= set(theirs)
     assert sum(int((a[name] != theirs[name]).sum()) for name in a) == graft.size
     assert not (tmp_path / "a" / "skillgraft.json").exists()
@@ -209,7 +210,7 @@ def test_a_task_vector_added_to_the_base_is_the_grafted_model(folder: Path, run:
 
 def test_two_checkpoints_to_a_pipeline(folder: Path, whole: Path) -> None:
     graft = extraction.extract(BASE, whole, "movement", 1)
-    checkpoints.apply(graft, BASE, folder / "all")
+    checkpoints.write_checkpoint(graft, BASE, folder / "all")
     asked = "a warm and funny film . it was [MASK] ."
     found, wanted = (
         pipeline("fill-mask", model=str(path))(asked) for path in (folder / "all", whole)
@@ -301,9 +302,9 @@ def test_overlap_and_combine(folder: Path, run: Path) -> None:
     code, output = grafts("combine", str(run), str(other), "--out", file)
     assert code == 0, output
     both = Graft.load(folder / "both.safetensors")
-    assert same(both.values, (a | b).values)
+    assert same_tensors(both.values, (a | b).values)
     assert tasks_of(both) == ["toy_film", "toy_book"]
-    options = (*TINY, "graft=file", "graft.rule=union")
+    options = (*TINY, "graft=file", "graft.combine=union")
     joined = make(folder / "runs", *options, f"graft.paths=[{folder / 'both.safetensors'}]")
     apart = make(folder / "runs", *options, f"graft.paths=[{run},{other}]")
     one, two = (files.read_json(path / "metrics.json")["graft"] for path in (joined, apart))

@@ -13,19 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import checkpoint
-from runs import TINY, composed, make, refused, results
 from safetensors.torch import load_file
 from test_training import Killed, Tiny, config, course, equal, examples, killing
 from torch import Tensor, nn
 
-from skillgraft.config.choices import Metric, Optimizer, Schedule, Train
+from runs import TINY, composed, make, refused, results
+from skillgraft.config.choices import LRSchedule, Metric, Optimizer, Trainable
 from skillgraft.core.graft import Graft
 from skillgraft.core.graft_facts import sizes_of
 from skillgraft.models.classifier import Classifier
 from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.tasks.encoder import Encoded
-from skillgraft.training.batches import Batches, Course
+from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.fine_tuning import FineTuning, finetune
 from skillgraft.training.trainable import trainable
 
@@ -77,7 +77,7 @@ def unmoved(tiny: Tiny) -> float:
 def test_the_stronger_the_penalty_the_fewer_entries_move(tmp_path: Path, kind: Optimizer) -> None:
     found = []
     for l1 in (0.0, 0.01, 0.1, 0.3, 3.0):
-        options: dict[str, Any] = {"optimizer": kind, "schedule": Schedule.constant}
+        options: dict[str, Any] = {"optimizer": kind, "schedule": LRSchedule.constant}
         tiny = trained(tmp_path / str(l1), config(l1=l1, evaluate_every=24, **options))
         found.append(unmoved(tiny))
     assert found == sorted(found)
@@ -89,7 +89,7 @@ def test_the_stronger_the_penalty_the_fewer_entries_move(tmp_path: Path, kind: O
 @pytest.mark.parametrize("step", [0, 7, 23])
 def test_entries_come_back_to_where_they_were(tmp_path: Path, step: int) -> None:
     """To the bit where they are off by less than lr · l1 of the step, else nearer by that much."""
-    cfg = config(lr=0.5, l1=0.2, schedule=Schedule.linear, steps=24)
+    cfg = config(lr=0.5, l1=0.2, schedule=LRSchedule.linear, steps=24)
     tiny, start = Tiny(), Tiny()
     module = FineTuning(tiny, cfg, [], 0, tmp_path, lambda _: None)
     module.progress.step = step
@@ -126,7 +126,7 @@ def test_a_killed_l1_fine_tuning_measures_from_the_start(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("l1", [0.0, 0.01])
 def test_biases_alone(tmp_path: Path, l1: float) -> None:
-    tiny, start = trained(tmp_path, config(train=Train.bias, l1=l1)), Tiny()
+    tiny, start = trained(tmp_path, config(train=Trainable.bias, l1=l1)), Tiny()
     assert torch.equal(tiny.layer.weight, start.layer.weight)
     assert not torch.equal(tiny.layer.bias, start.layer.bias)
     assert all(p.requires_grad for p in tiny.graftable.values())  # all can be grafted after
@@ -135,8 +135,10 @@ def test_biases_alone(tmp_path: Path, l1: float) -> None:
 def test_a_model_without_biases_is_an_error(tmp_path: Path) -> None:
     tiny = Tiny()
     del tiny.graftable["layer.bias"]
-    with pytest.raises(InputError, match=r"finetune.train=bias: .* no bias"):
-        finetune(tiny, config(train=Train.bias), [course(examples(4))], 0, tmp_path, lambda _: None)
+    with pytest.raises(InputError, match=r"finetune.trainable=bias: .* no bias"):
+        finetune(
+            tiny, config(train=Trainable.bias), [course(examples(4))], 0, tmp_path, lambda _: None
+        )
 
 
 # ----------------------------------------------------------------------------- entries held fast
@@ -291,18 +293,18 @@ def test_a_region_of_a_lora_model(bert: Path, tmp_path: Path, undrawn: None) -> 
 # ------------------------------------------------------------------------------------ mixtures
 
 
-def mixed(*sizes: int) -> list[Course]:
+def mixed(*sizes: int) -> list[TrainingTask]:
     """Tasks whose rows and words tell them apart."""
     out, first = [], 0
     for number, n in enumerate(sizes):
         rows = [Encoded([10 + first + i], [0], 0, i % 2) for i in range(n)]
         words = torch.tensor([100 * number, 100 * number + 1])
-        out.append(Course(f"task{number}", Metric.accuracy, rows, rows[:4], words))
+        out.append(TrainingTask(f"task{number}", Metric.accuracy, rows, rows[:4], words))
         first += n
     return out
 
 
-def seen_by(courses: list[Course], **options: Any) -> list[tuple[int, tuple[int, ...]]]:
+def seen_by(courses: list[TrainingTask], **options: Any) -> list[tuple[int, tuple[int, ...]]]:
     """Return, a batch, the task that its words name and its rows."""
     batches = Batches(courses, 0, options.pop("size", 3), options.pop("seed", 0), **options)
     return [
@@ -434,10 +436,13 @@ def test_a_killed_run_ends_with_the_same_bits(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("finetune=lora", "finetune.rank=null"), ["finetune.rank", "finetune.train=lora needs"]),
-        (("finetune.train=lora",), ["finetune.rank", "finetune.train=lora needs"]),
+        (
+            ("finetune=lora", "finetune.rank=null"),
+            ["finetune.rank", "finetune.trainable=lora needs"],
+        ),
+        (("finetune.trainable=lora",), ["finetune.rank", "finetune.trainable=lora needs"]),
         (("finetune=lora", "finetune.rank=0"), ["finetune.rank=0", "at least 1"]),
-        (("finetune=lora", "finetune.l1=0.1"), ["finetune.l1", "not for finetune.train=lora"]),
+        (("finetune=lora", "finetune.l1=0.1"), ["finetune.l1", "not for finetune.trainable=lora"]),
         (("finetune.l1=-1",), ["finetune.l1=-1", "at least 0"]),
         (("finetune=multitask",), ["finetune.tasks: no value"]),
         (

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import TINY, make, results
 from typer.testing import CliRunner
 
+from runs import TINY, make, results
 from skillgraft.cli.grafts import app
 from skillgraft.runtime import leases
 from skillgraft.runtime.files import write_json
@@ -83,12 +83,12 @@ def test_gc_leaves_what_a_run_that_came_meanwhile_may_read(tmp_path: Path) -> No
 
 def test_gc_frees_the_locks_of_processes_that_are_gone(tmp_path: Path) -> None:
     """Also an empty one, of a process killed while it let go, and a waiter's; not of those that live."""
-    place, gone = Store(tmp_path), leases.own_record() | {"started": 0.0, "ticks": -1}
+    place, gone = Store(tmp_path), leases.record_of_this_process() | {"started": 0.0, "ticks": -1}
     for name, record in (("killed", gone), ("empty", None)):
         place.lease(name).mkdir(parents=True)
         if record:
             write_json(place.lease(name) / "token", record)
-    for token, record in (("killed waiter", gone), ("waiter", leases.own_record())):
+    for token, record in (("killed waiter", gone), ("waiter", leases.record_of_this_process())):
         (tmp_path / ".locks" / token).mkdir()
         write_json(tmp_path / ".locks" / token / token, record)
     with place.lock("mine"):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, composed, make, results
 from torch import nn
 
+from runs import SMALL, composed, make, results
 from skillgraft.config import choices
 from skillgraft.core.graft import Graft
 from skillgraft.core.localize import localize
@@ -24,9 +24,14 @@ GPU = (*SMALL, "trainer=gpu", "logger=none", "compare.temperature=true")
     [
         (),
         ("graft=stitch_l1", "graft.batch_size=8"),
-        ("graft=attribution", "graft.rounds=2"),
+        ("graft=attribution", "graft.greedy_rounds=2"),
         ("graft=fisher",),
-        ("graft=movement", "compare.wise=[0.5]", "compare.lottery=[3]", "compare.inside=[3]"),
+        (
+            "graft=movement",
+            "compare.wise_ft_alphas=[0.5]",
+            "compare.lottery_steps=[3]",
+            "compare.inside_steps=[3]",
+        ),
         ("finetune=linear",),
         ("finetune=multitask", "finetune.tasks=[toy_film,toy_topic]"),
         ("finetune=prompt_l1",),
@@ -76,7 +81,7 @@ def test_fine_tuning_goes_on_from_its_checkpoint(
 def test_half_precision_makes_a_whole_run(tmp_path: Path) -> None:
     """bf16 autocast: the scores stay fp32, and the run ends like any other."""
     folder = make(tmp_path, *GPU, "trainer.precision=bf16-mixed")
-    assert checksums.is_whole(folder)
+    assert checksums.is_complete(folder)
 
 
 def test_localize_finds_on_a_gpu_what_it_finds_on_a_cpu() -> None:
@@ -106,7 +111,7 @@ def tuned(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
 
     from skillgraft.models import checkpoint_files, pretrained
     from skillgraft.training.fine_tuning import finetune
-    from skillgraft.training.resumable import discard
+    from skillgraft.training.resumable import log_nothing
 
     cfg = composed("trainer=gpu", "finetune.steps=4", "finetune.evaluate_every=4")
     cfg.trainer.devices, cfg.trainer.strategy = devices, choices.Strategy(strategy)
@@ -118,7 +123,7 @@ def tuned(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
             module.p = 0.0
     folder.mkdir()
     data = examples(12)
-    finetune(classifier, cfg, [course(data[:8], data[8:])], 0, folder, discard)
+    finetune(classifier, cfg, [course(data[:8], data[8:])], 0, folder, log_nothing)
     return {name: tensor.cpu() for name, tensor in classifier.trained().items()}
 
 
@@ -136,6 +141,6 @@ def test_fine_tuning_by_ranks_is_that_of_one_device(
 
 def test_a_run_whose_fine_tuning_was_sharded(tmp_path: Path) -> None:
     """θ_pre waits on the CPU meanwhile; mask training and every comparison model find it there."""
-    both = ("compare.wise=[0.5]", "compare.lottery=[3]", "compare.inside=[3]")
+    both = ("compare.wise_ft_alphas=[0.5]", "compare.lottery_steps=[3]", "compare.inside_steps=[3]")
     folder = make(tmp_path, *GPU, "trainer=fsdp", "trainer.devices=1", *both)
-    assert checksums.is_whole(folder)
+    assert checksums.is_complete(folder)

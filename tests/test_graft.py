@@ -32,7 +32,13 @@ def tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 
 PRE, FT = tensors(0), tensors(1)
-META = {"model": "toy", "task": "sums", "selector": "learned", "asked_sparsity": 0.1, "none": None}
+META = {
+    "model": "toy",
+    "task": "sums",
+    "selector": "learned",
+    "requested_sparsity": 0.1,
+    "none": None,
+}
 
 
 def make(chosen: list[int], dtype: torch.dtype = torch.float32, seed: int = 1, **more) -> Graft:

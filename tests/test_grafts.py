@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import FEW, TINY, make
 from stores import add, status
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from runs import FEW, TINY, make
 from skillgraft.analysis import plots
 from skillgraft.cli import program
 from skillgraft.config.schema import ClaimConfig
@@ -201,7 +201,7 @@ def test_a_table_is_drawn_on_a_terminal_that_has_room_for_it(
     capture = io.StringIO()
     capture.isatty = lambda: True  # type: ignore[method-assign]
     with contextlib.redirect_stdout(capture):
-        program.emit(program.Answer({}, plain.rstrip("\n")), as_json=False)
+        program.emit(program.CommandResult({}, plain.rstrip("\n")), as_json=False)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capture.getvalue())
     assert (shown == plain) == (width == 40)
     for word in re.findall(r"[\w./-]*\w", plain):

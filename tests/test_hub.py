@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from runs import composed
 
+from runs import composed
 from skillgraft.config import validation
 from skillgraft.embedded import MODEL, generator
 from skillgraft.models import checkpoint_files

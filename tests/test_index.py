@@ -22,7 +22,7 @@ from skillgraft.store.folders import Store
 
 def answers(root: Path, n: int = 0) -> list[Any]:
     """Return what the index says in each of its ways, for comparison."""
-    key = ("rivals", status(n)["rivals"])
+    key = ("same_but_selector", status(n)["same_but_selector"])
     return [
         list(index.runs(root)),
         list(index.runs(root, *key)),
@@ -43,7 +43,9 @@ def check(root: Path, n: int = 0) -> list[dict[str, Any]]:
     }
     runs, alike, rows, columns = answers(root, n)
     assert runs == [records[0] for records in read]
-    assert alike == [run for run in runs if run["rivals"] == status(n)["rivals"]]
+    assert alike == [
+        run for run in runs if run["same_but_selector"] == status(n)["same_but_selector"]
+    ]
     assert {name: json.loads(row) for name, row in rows.items()} == table
     assert columns == [
         (r["id"], r["graft/test/accuracy"], r["graft/test/relative_gain"], None)
@@ -84,7 +86,10 @@ def test_altered_below_the_root_once_the_index_has_settled(
     check(root, 4)
     for change in (lambda f: f.write_text(f.read_text().replace("tiny", "mini")), Path.unlink):
         change(root / status(4)["id"] / "status.json")
-        (run,) = [r["model"] for r in index.runs(root, "rivals", status(4)["rivals"])] or ["none"]
+        (run,) = [
+            r["model"]
+            for r in index.runs(root, "same_but_selector", status(4)["same_but_selector"])
+        ] or ["none"]
         assert run in ("mini", "none")
         check(root, 4)
 
@@ -94,7 +99,7 @@ def test_settled_index_reads_no_folder(root: Path, monkeypatch: pytest.MonkeyPat
     os.utime(root, (0, 0))
     expected = check(root, 4)
     calls = []
-    monkeypatch.setattr(index, "scan", lambda root: calls.append(root) or {})
+    monkeypatch.setattr(index, "list_stamps", lambda root: calls.append(root) or {})
     assert list(index.runs(root, "region", status(4)["region"])) == [expected[4]]
     assert not calls
     monkeypatch.undo()
@@ -108,7 +113,7 @@ def test_two_changes_in_one_tick_of_the_clock(root: Path) -> None:
     time = root.stat().st_mtime_ns
     add(root, 20)
     os.utime(root, ns=(time, time))
-    assert len(list(index.runs(root, "rivals", status(20)["rivals"]))) == 1
+    assert len(list(index.runs(root, "same_but_selector", status(20)["same_but_selector"]))) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"x" * 5000])
@@ -159,7 +164,10 @@ def adding(root: str, numbers: range) -> None:
     for n in numbers:
         add(Path(root), n)
         assert status(n)["id"] in {run["id"] for run in index.runs(Path(root))}
-        assert len(list(index.runs(Path(root), "rivals", status(n)["rivals"]))) == 1
+        assert (
+            len(list(index.runs(Path(root), "same_but_selector", status(n)["same_but_selector"])))
+            == 1
+        )
 
 
 def test_two_processes_add_and_ask(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import TINY, composed, make
 from stores import pretend
 
+from runs import TINY, composed, make
 from skillgraft.config import compose, packages
 from skillgraft.experiments import making, run
 from skillgraft.runtime import files
@@ -106,7 +106,7 @@ def test_files_that_an_ood_task_stands_on() -> None:
 
 
 def test_another_run_to_match(made: Made, tmp_path: Path) -> None:
-    matching = ("graft=movement", "graft.match=random")
+    matching = ("graft=movement", "graft.size_from=random")
     random, folder = made(), made(*matching)
     assert recalled(tmp_path, *matching) == folder
     metrics = files.read_json(random / "metrics.json")
@@ -120,10 +120,10 @@ def test_another_run_to_match(made: Made, tmp_path: Path) -> None:
 def test_what_depends_on_more_is_not_remembered(tmp_path: Path) -> None:
     for overrides in (
         ("graft=file", "graft.paths=[a]"),
-        ("graft.match=bias",),
-        (f"graft.match={tmp_path}",),
-        ("model.sequence=[toy_film]",),
-        (f"model.after={tmp_path}",),
+        ("graft.size_from=bias",),
+        (f"graft.size_from={tmp_path}",),
+        ("continual.tasks=[toy_film]",),
+        (f"continual.init_from={tmp_path}",),
     ):
         assert job_cache.entry(composed(*TINY, "graft=random", *overrides), [packages.CONF]) is None
     hub = composed("task=sst2", "task.ood=[]", *(o for o in TINY if "ood" not in o))

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from skillgraft.core.graft import Graft
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 
 WIDTH, INNER, SHARDS = 2048, 5632, 10
 SHAPES = {
@@ -102,7 +102,7 @@ def test_extract_of_two_large_checkpoints_needs_little_memory(tmp_path: Path) ->
     graft = Graft.load(tmp_path / "g.safetensors")
     assert graft.size == count
     # independent: all that moved by 2, and in the graft's order of tensors the first that moved by 1
-    order = Layout(graft.shapes).shapes
+    order = FlatLayout(graft.shapes).shapes
     left = 77 * tensors
     for name, shape in order.items():
         large, small = planted(f"model.{name}", shape)

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from runs import FEW, TINY, command, composed, results
 
+from runs import FEW, TINY, command, composed, results
 from skillgraft.config import launchers as launching
 from skillgraft.config import packages
 from skillgraft.config.compose import register
@@ -144,17 +144,20 @@ def test_each_job_gets_a_gpu_of_its_own(
     gpus = ["GPU-a", "GPU-b", "GPU-c"]
     with job_on_a_gpu(1, gpus) as (_, first), job_on_a_gpu(4, gpus) as (killed, second):
         assert (first, second) == (1, 2)  # both begin at 1
-        with shared_machine.free(["GPU-b"]) as own:  # all that this job sees, which is lent
-            assert own == shared_machine.lent == [0]
+        with shared_machine.acquire_gpus(["GPU-b"]) as own:  # all that this job sees, which is lent
+            assert own == shared_machine.acquired == [0]
         assert "too few of 1 GPUs are free: this job shares [0]" in caplog.text
-        assert shared_machine.lent == []
-        with shared_machine.free(gpus) as own, shared_machine.free(gpus, job=2) as shared:
+        assert shared_machine.acquired == []
+        with (
+            shared_machine.acquire_gpus(gpus) as own,
+            shared_machine.acquire_gpus(gpus, job=2) as shared,
+        ):
             assert (own, shared) == ([0], [2])
-        with shared_machine.free(gpus, 2) as own:  # the last one has given it back
+        with shared_machine.acquire_gpus(gpus, 2) as own:  # the last one has given it back
             assert own == [0, 1]
         killed.kill()
         killed.wait()
-        with shared_machine.free(gpus, 2, job=1) as own:
+        with shared_machine.acquire_gpus(gpus, 2, job=1) as own:
             assert own == [2, 0]
 
 
@@ -167,11 +170,11 @@ def test_a_wait_under_ray_is_a_task_without_cores(monkeypatch: pytest.MonkeyPatc
         return lambda task: SimpleNamespace(remote=lambda: task)
 
     monkeypatch.setattr(shared_machine.time, "sleep", slept.append)
-    shared_machine.rest(0.5)
+    shared_machine.sleep_releasing_cpus(0.5)
     assert (asked, slept) == ([], [0.5])
     ray = SimpleNamespace(is_initialized=lambda: True, remote=remote, get=lambda task: task())
     monkeypatch.setitem(sys.modules, "ray", ray)
-    shared_machine.rest(0.25)
+    shared_machine.sleep_releasing_cpus(0.25)
     assert (asked, slept) == ([{"num_cpus": 0}], [0.5, 0.25])
 
 
@@ -193,7 +196,7 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
         "hydra/launcher=cores", f"hydra.launcher.n_jobs={n_jobs}", "threads=2", f"store={tmp_path}"
     )
     with caplog.at_level(logging.WARNING):
-        sweep.Record().on_multirun_start(cfg)
+        sweep.SweepRecorder().on_multirun_start(cfg)
     assert cfg.hydra.launcher.n_jobs == int(n_jobs)
     assert ("2 would fit" in caplog.text) is warned
     assert len(sweep.begun) == 1
@@ -204,7 +207,7 @@ def test_a_job_waits_for_the_one_that_it_builds_on(tmp_path: Path) -> None:
     """Both start at once, and the second wants the size of the region that the first comes to."""
     done = command(
         "-m", "hydra/launcher=cores", "hydra.launcher.n_jobs=2", "graft=learned,movement",
-        "graft.match=learned", *TINY, *FEW, "graft.steps=40", cwd=tmp_path,
+        "graft.size_from=learned", *TINY, *FEW, "graft.steps=40", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs").glob("toy_film-*"))) == 2
@@ -252,7 +255,11 @@ def test_a_job_that_is_queued_again_counts_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_json(tmp_path / sweep_records.PLAN, {"total": 2, "started": time.time()})
-    for number, became in ((0, job_state.INTERRUPTED), (1, job_state.WHOLE), (0, job_state.WHOLE)):
+    for number, became in (
+        (0, job_state.INTERRUPTED),
+        (1, job_state.COMPLETE),
+        (0, job_state.COMPLETE),
+    ):
         (tmp_path / str(number)).mkdir(exist_ok=True)
         write_json(tmp_path / str(number) / names.RUN_FILE, {"state": became})
         with caplog.at_level(logging.INFO):

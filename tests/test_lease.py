@@ -63,7 +63,7 @@ with leases.hold(Path(sys.argv[1])) as held:
 
 def later_of_its_pid() -> dict[str, Any]:
     """Return the record of a process that has ended, whose pid is this one's now."""
-    own = leases.own_record()
+    own = leases.record_of_this_process()
     return own | {"started": own["started"] - 1000, "ticks": -1}
 
 
@@ -185,7 +185,7 @@ def test_reused_pid_is_not_the_owner(path: Path) -> None:
 
 def test_a_step_of_the_clock_robs_no_owner() -> None:
     """It moves the boot's time, and with it the times of all starts; records had no ticks once."""
-    own = leases.own_record()
+    own = leases.record_of_this_process()
     stepped = own | {"started": own["started"] - 3600}
     assert leases.is_gone(stepped) == (own["ticks"] is None)
     assert leases.is_gone(later_of_its_pid())

@@ -840,6 +840,6 @@ def test_a_loss_that_is_not_finite_names_the_step(how: str) -> None:
 
 def test_the_graft_says_how_it_was_made() -> None:
     graft = localize(PRE, FT, data(), loss, sparsity=0.25, steps=2, lr=1e6, seed=7)
-    expected = {"selector": "learned", "steps": 2, "lr": 1e6, "seed": 7, "asked_sparsity": 0.25}
+    expected = {"selector": "learned", "steps": 2, "lr": 1e6, "seed": 7, "requested_sparsity": 0.25}
     assert expected.items() <= graft.meta.items()
-    assert localize(PRE, FT, data(), loss, steps=0, base=BASE).meta["asked_sparsity"] is None
+    assert localize(PRE, FT, data(), loss, steps=0, base=BASE).meta["requested_sparsity"] is None

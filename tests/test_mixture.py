@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from runs import TINY, make, results
 
+from runs import TINY, make, results
 from skillgraft.config.schema import RunConfig
 from skillgraft.core.graft import Graft, intersection, union
 from skillgraft.experiments import rerun
@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(place: Path, undrawn: None) -> dict[str, Path]:
     """A run a task, of attribution, so that the regions differ."""
-    options = (*MIX, "graft=attribution", "graft.examples=8", "graft.batch_size=4")
+    options = (*MIX, "graft=attribution", "graft.examples_per_step=8", "graft.batch_size=4")
     return {task: make(place, *options, f"task={task}") for task in TASKS}
 
 
@@ -105,7 +105,7 @@ def test_the_regions_are_compared(runs: dict[str, Path]) -> None:
 
 
 def test_whichever_task_comes_first(runs: dict[str, Path], tmp_path: Path) -> None:
-    options = (*MIX, "graft=attribution", "graft.examples=8", "graft.batch_size=4")
+    options = (*MIX, "graft=attribution", "graft.examples_per_step=8", "graft.batch_size=4")
     other = make(tmp_path, *options, "task=toy_para")
     assert other.name == runs["toy_para"].name
     assert results(other) == results(runs["toy_para"])
@@ -136,14 +136,16 @@ def test_the_same_task_twice_overlaps_entirely(tmp_path: Path) -> None:
 
 def joined(place: Path, task: str, paths: list[str], *more: str) -> Path:
     named = f"graft.paths=[{','.join(paths)}]"
-    return make(place, *MIX, f"task={task}", "graft=file", "graft.by=attribution", named, *more)
+    return make(
+        place, *MIX, f"task={task}", "graft=file", "graft.paths_selector=attribution", named, *more
+    )
 
 
 @pytest.mark.parametrize("rule", ["union", "intersection"])
 def test_tasks_name_their_runs(place: Path, runs: dict[str, Path], rule: str) -> None:
     """The algebra of grafts, whether they are named by task, by run or by file."""
     pair = ["toy_film", "toy_topic"]
-    folder = joined(place, "toy_para", pair, f"graft.rule={rule}")
+    folder = joined(place, "toy_para", pair, f"graft.combine={rule}")
     a, b = (Graft.load(runs[task] / "graft.safetensors") for task in pair)
     expected = a | b if rule == "union" else a & b
     graft = Graft.load(folder / "graft.safetensors")
@@ -153,7 +155,7 @@ def test_tasks_name_their_runs(place: Path, runs: dict[str, Path], rule: str) ->
     assert [p["task"] for p in graft.meta["parents"]] == pair
     assert (graft.meta["task"], graft.meta["run"]) == ("toy_para", folder.name)
     by_id = [runs[pair[0]].name, str(runs[pair[1]] / "graft.safetensors")]
-    assert joined(place, "toy_para", by_id, f"graft.rule={rule}") == folder
+    assert joined(place, "toy_para", by_id, f"graft.combine={rule}") == folder
     metrics, theirs = metrics_of(folder), metrics_of(runs["toy_para"])
     assert metrics["finetuned"] == theirs["finetuned"]
     assert metrics["region"]["size"] == expected.size
@@ -167,7 +169,7 @@ def test_a_single_graft_on_another_task(place: Path, runs: dict[str, Path]) -> N
 
 
 def test_the_union_trained_inside(place: Path, runs: dict[str, Path]) -> None:
-    folder = joined(place, "toy_film", list(TASKS), "compare.inside=[3]")
+    folder = joined(place, "toy_film", list(TASKS), "compare.inside_steps=[3]")
     metrics = metrics_of(folder)
     assert set(metrics["inside_3"]) == set(metrics["graft"])
     assert metrics["inside_3"]["test"] != metrics["graft"]["test"]
@@ -181,15 +183,20 @@ def test_seeds_of_one_union_are_one_setting(place: Path, runs: dict[str, Path]) 
         for task in TASKS[:2]:
             make(place, *options, f"task={task}")
         folder = make(
-            place, *MIX, f"seed={seed}", "finetune.steps=3", "graft=file", "graft.by=movement",
+            place, *MIX, f"seed={seed}", "finetune.steps=3", "graft=file", "graft.paths_selector=movement",
             "graft.paths=[toy_film,toy_topic]",
         )  # fmt: skip
-        settings.append(files.read_json(folder / "status.json")["setting"])
+        settings.append(files.read_json(folder / "status.json")["same_but_seed"])
     assert settings[0] == settings[1]
     other = joined(
-        place, "toy_film", ["toy_film"], "seed=21", "graft.by=movement", "finetune.steps=3"
+        place,
+        "toy_film",
+        ["toy_film"],
+        "seed=21",
+        "graft.paths_selector=movement",
+        "finetune.steps=3",
     )
-    assert files.read_json(other / "status.json")["setting"] != settings[0]
+    assert files.read_json(other / "status.json")["same_but_seed"] != settings[0]
 
 
 def test_a_wrong_base_is_one_line(place: Path, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -208,14 +215,17 @@ def test_a_wrong_base_is_one_line(place: Path, runs: dict[str, Path], tmp_path: 
 def test_bad_paths_are_one_line(place: Path, runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no tensors")
-    make(place, *MIX, "graft=attribution", "graft.examples=4", "graft.batch_size=4")
+    make(place, *MIX, "graft=attribution", "graft.examples_per_step=4", "graft.batch_size=4")
     for paths, words in (
         ([], ["graft.paths", "needs the files"]),
         (["nowhere"], ["graft.paths: nowhere", "no file", "no run", "found none"]),
         (["toy_subj"], ["graft.paths: toy_subj", "found none"]),
         ([f"{tmp_path}/empty"], [f"{tmp_path}/empty", "no graft file"]),
-        ([f"{tmp_path}/text"], ["graft.paths", "not a whole safetensors file"]),
-        (["toy_film"], ["graft.paths: toy_film", "expected one whole run", "found toy_film-tiny"]),
+        ([f"{tmp_path}/text"], ["graft.paths", "not a complete safetensors file"]),
+        (
+            ["toy_film"],
+            ["graft.paths: toy_film", "expected one complete run", "found toy_film-tiny"],
+        ),
     ):
         with pytest.raises(InputError) as caught:
             joined(place, "toy_topic", paths)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import models
 import pytest
-import runs
 import torch
 from models import FAMILIES, TOKENIZERS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
+import runs
 from skillgraft.config.schema import ModelConfig, RunConfig
 from skillgraft.models import checkpoint_files, families, pretrained
 from skillgraft.models.classifier import Classifier, new_head
@@ -145,7 +145,7 @@ def test_every_batch_is_read_at_its_own_mask(folders) -> None:
 @torch.no_grad()
 def test_linear_head(folders, family: str, pool: str, norm: str, task: str, rows) -> None:
     folder, own = folders(family), models.tokenizer(TOKENIZERS[family])
-    cfg = linear(folder, pool, f"finetune.norm={norm}", task=task)
+    cfg = linear(folder, pool, f"finetune.feature_norm={norm}", task=task)
     classifier = load(cfg)
     ours = classifier(batch_of(cfg, classifier, rows))
     assert ours.dtype == torch.float32

@@ -17,8 +17,8 @@ import pytest
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from runs import SMALL, command, composed
 
+from runs import SMALL, command, composed
 from skillgraft.config.keys import dotted_keys
 
 ROOT = Path(__file__).resolve().parents[1]

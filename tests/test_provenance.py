@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import composed
 
+from runs import composed
 from skillgraft.config import compose, packages
 from skillgraft.experiments import provenance
 from skillgraft.runtime.digests import file_digest

@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from huggingface_hub import ModelCard, constants
-from runs import TINY, make
 from test_graft import META, PRE, Net, assert_same, assert_same_graft, bits
 from test_graft import make as small
 
+import runs
+from runs import TINY, make
 from skillgraft import Graft, GraftError
 from skillgraft.core.activation import active
 from skillgraft.export import hub
@@ -163,9 +163,9 @@ def test_what_the_hub_has_is_checked_as_a_local_file(server: dict[str, dict]) ->
     whole = files[hub_files.FILE]
     for number, (content, words) in enumerate(
         (
-            (whole[:-9], "not a whole safetensors file"),
+            (whole[:-9], "not a complete safetensors file"),
             (whole[:-1] + bytes([whole[-1] ^ 1]), "was altered"),
-            (b"", "not a whole safetensors file"),
+            (b"", "not a complete safetensors file"),
         )
     ):
         server[f"me/cut{number}"] = {
@@ -283,7 +283,7 @@ def test_a_reference_wherever_a_graft_is_an_argument(
     push_to_hub(graft, "me/film")
     push_to_hub(small([3], meta=META), "me/sums")
     assert json.loads(grafts("show", "hub:me/film", "--json")[1])["size"] == graft.size
-    assert "whole" in grafts("verify", "hub:me/film@main")[1]
+    assert "OK: 1 file matches" in grafts("verify", "hub:me/film@main")[1]
     (line,) = json.loads(grafts("overlap", str(run), "hub:me/film", "--json")[1])
     assert (line["a"], line["b"], line["iou"]) == (run.name, "film", 1.0)
     assert "different base models" in grafts("overlap", str(run), "hub:me/sums")[1]

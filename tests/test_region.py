@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skillgraft.core import digests, regions, relaxation, top_k
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -45,7 +45,7 @@ def oracle(values: Tensor, count: int) -> list[int]:
     ],
 )
 def test_top_table(values, count, expected, dtype) -> None:
-    chosen = top_k.top(torch.tensor(values, dtype=dtype), count)
+    chosen = top_k.top_k(torch.tensor(values, dtype=dtype), count)
     assert chosen.tolist() == expected
     assert chosen.dtype == torch.int64
 
@@ -58,7 +58,7 @@ many = st.lists(st.floats(0, 100, width=16), max_size=40)
 @given(values=few | many, count=st.integers(-1, 45), dtype=st.sampled_from(DTYPES))
 def test_top_is_a_stable_sort(values: list[float], count: int, dtype: torch.dtype) -> None:
     tensor = torch.tensor(values, dtype=dtype)
-    chosen = top_k.top(tensor, count).tolist()
+    chosen = top_k.top_k(tensor, count).tolist()
     assert len(chosen) == max(0, min(count, len(values)))
     assert chosen == oracle(tensor, count)
 
@@ -68,13 +68,13 @@ def test_top_is_a_stable_sort(values: list[float], count: int, dtype: torch.dtyp
 def test_top_is_nested(values: list[float], data) -> None:
     small, large = sorted(data.draw(st.lists(st.integers(0, 41), min_size=2, max_size=2)))
     tensor = torch.tensor(values)
-    assert set(top_k.top(tensor, small).tolist()) <= set(top_k.top(tensor, large).tolist())
+    assert set(top_k.top_k(tensor, small).tolist()) <= set(top_k.top_k(tensor, large).tolist())
 
 
 def test_top_of_a_large_vector_with_ties_in_bf16() -> None:
     values = torch.rand(50_000, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert values.unique().numel() < 20_000
-    assert top_k.top(values, 12_345).tolist() == oracle(values, 12_345)
+    assert top_k.top_k(values, 12_345).tolist() == oracle(values, 12_345)
 
 
 # ----------------------------------------------------------------------------------- layout
@@ -89,7 +89,7 @@ shapes = st.dictionaries(
 @settings(deadline=None)
 @given(shapes=shapes, data=st.data())
 def test_layout_round_trips(shapes: dict[str, tuple[int, ...]], data) -> None:
-    layout = Layout(shapes)
+    layout = FlatLayout(shapes)
     counts = [int(np.prod(shape)) for shape in shapes.values()]
     assert layout.sizes == counts
     assert layout.total == sum(counts)
@@ -99,7 +99,7 @@ def test_layout_round_trips(shapes: dict[str, tuple[int, ...]], data) -> None:
     views = layout.views(flat)
     assert {name: tuple(view.shape) for name, view in views.items()} == shapes
     assert list(views) == list(shapes)
-    assert Layout.of(views) == layout
+    assert FlatLayout.of(views) == layout
     assert torch.equal(layout.flatten(views), flat)
     whole = st.integers(0, max(0, layout.total - 1))
     indices = sorted(data.draw(st.sets(whole, max_size=layout.total))) if layout.total else []
@@ -114,13 +114,13 @@ def test_layout_round_trips(shapes: dict[str, tuple[int, ...]], data) -> None:
 
 
 def test_views_share_memory_and_flatten_copies() -> None:
-    layout, flat = Layout({"a": (2, 2), "b": ()}), torch.zeros(5)
+    layout, flat = FlatLayout({"a": (2, 2), "b": ()}), torch.zeros(5)
     views = layout.views(flat)
     views["a"][1, 0] = 7
     views["b"].fill_(9)
     assert flat.tolist() == [0, 0, 7, 0, 9]
     for name in ("a", "b"):  # also where there is one tensor only
-        alone = Layout({name: layout.shapes[name]})
+        alone = FlatLayout({name: layout.shapes[name]})
         copy = alone.flatten({name: views[name]})
         copy.fill_(-1)
         assert flat.tolist() == [0, 0, 7, 0, 9]
@@ -129,16 +129,16 @@ def test_views_share_memory_and_flatten_copies() -> None:
 
 def test_flatten_counts_logically_through_a_transposed_tensor() -> None:
     tensor = torch.arange(6.0).view(2, 3).t()
-    assert Layout.of({"a": tensor}).flatten({"a": tensor}).tolist() == [0, 3, 1, 4, 2, 5]
+    assert FlatLayout.of({"a": tensor}).flatten({"a": tensor}).tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_join_takes_missing_names_as_empty() -> None:
-    layout = Layout({"a": (3,), "b": (2,), "c": (4,)})
+    layout = FlatLayout({"a": (3,), "b": (2,), "c": (4,)})
     assert layout.join({"c": torch.tensor([1]), "a": torch.tensor([2])}).tolist() == [2, 6]
 
 
 def test_empty_layout() -> None:
-    layout = Layout({})
+    layout = FlatLayout({})
     assert layout.total == 0
     assert layout.views(torch.empty(0)) == {}
     assert layout.split(torch.empty(0, dtype=torch.int64)) == {}
@@ -163,7 +163,7 @@ def test_largest_reads_a_stream(values, count, cuts, barred, guess) -> None:
     barred = {index for index in barred if index < len(values)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(top_k, "CHUNK", 3)  # so that candidates are sifted on the way
-        found = top_k.largest(
+        found = top_k.top_k_of_parts(
             lambda: flat.split(sizes),
             len(values),
             count,
@@ -210,10 +210,13 @@ def test_relax_slope_and_rounded_against_the_formulas(bias, base, dtype, rtol) -
         relaxation.relax(scores, mask, bias), torch.tensor(gamma).to(dtype), rtol=rtol, atol=atol
     )
     torch.testing.assert_close(
-        relaxation.slope(scores, mask, bias), torch.tensor(slope).to(dtype), rtol=rtol, atol=atol
+        relaxation.relax_grad(scores, mask, bias),
+        torch.tensor(slope).to(dtype),
+        rtol=rtol,
+        atol=atol,
     )
     expected = [bool(g) for g in np.where(s == bias, False, base ^ (s > bias))]
-    assert relaxation.rounded(scores, mask, bias).tolist() == expected
+    assert relaxation.round_mask(scores, mask, bias).tolist() == expected
     assert torch.equal(scores, kept)  # pure: the arguments stay
 
 
@@ -230,7 +233,7 @@ def test_slope_is_the_derivative_of_relax(entries: list[tuple[float, bool]], bia
     torch.testing.assert_close(relaxation.relax(scores.detach(), base, bias), gamma.detach())
     (gradient,) = torch.autograd.grad(gamma.sum(), scores)
     torch.testing.assert_close(
-        relaxation.slope(scores.detach(), base, bias), gradient, rtol=1e-9, atol=1e-15
+        relaxation.relax_grad(scores.detach(), base, bias), gradient, rtol=1e-9, atol=1e-15
     )
 
 
@@ -246,7 +249,7 @@ def test_rounded_is_round_of_relax(entries: list[tuple[float, bool]], bias: floa
     expected = (
         relaxation.relax(scores, base, bias).round().bool()
     )  # torch rounds half to even: to 0
-    assert torch.equal(relaxation.rounded(scores, base, bias), expected)
+    assert torch.equal(relaxation.round_mask(scores, base, bias), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -255,7 +258,7 @@ def test_rounded_is_zero_at_the_bias_and_flips_right_above(base: bool, dtype: to
     c = torch.tensor(10.0, dtype=dtype)
     up, down = torch.full_like(c, torch.inf), torch.full_like(c, -torch.inf)
     scores = torch.stack([c.nextafter(down), c, c.nextafter(up)])
-    found = relaxation.rounded(scores, torch.full((3,), base), 10.0)
+    found = relaxation.round_mask(scores, torch.full((3,), base), 10.0)
     assert found.tolist() == [base, False, not base]
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from runs import FEW, TINY, make
 from typer.testing import CliRunner
 
+from runs import FEW, TINY, make
 from skillgraft.analysis import collect, plots
 from skillgraft.analysis.report import parts, settings
 from skillgraft.analysis.report.page import MANIFEST, write
@@ -26,7 +26,7 @@ from skillgraft.store import checksums, metric_names
 from skillgraft.store.folders import Store
 
 TASKS, SEEDS = ("toy_film", "toy_topic"), (13, 21)
-STAGES = f"model.sequence=[{','.join(TASKS)}]"
+STAGES = f"continual.tasks=[{','.join(TASKS)}]"
 BASE = ("threads=1", "graft=movement", "sparsity=0.02")
 
 
@@ -50,9 +50,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "seed=13",
             "finetune.steps=6",
             "task.ood=[toy_book]",
-            "compare.wise=[0.5]",
+            "compare.wise_ft_alphas=[0.5]",
         )
-    names = [f.name for f in folder.iterdir() if checksums.is_whole(f)]
+    names = [f.name for f in folder.iterdir() if checksums.is_complete(f)]
     (folder / "sweeps" / "two").mkdir(parents=True)
     claim = dataclasses.asdict(ClaimConfig(name="overlap"))
     record = {"name": "two", "claim": claim, "jobs": str(folder / "none"), "runs": names}
@@ -115,7 +115,7 @@ def test_what_has_no_data_is_left_out_and_said(out: Path) -> None:
 
 def test_numbers_are_those_of_the_store(root: Path, out: Path) -> None:
     table = pd.read_csv(out / "runs.csv").set_index("id")
-    folders = [f for f in root.iterdir() if checksums.is_whole(f)]
+    folders = [f for f in root.iterdir() if checksums.is_complete(f)]
     assert set(table.index) == {f.name for f in folders}
     for folder in folders:
         metrics = files.read_json(folder / "metrics.json")
@@ -143,12 +143,12 @@ def test_numbers_are_those_of_the_store(root: Path, out: Path) -> None:
 
 
 def test_other_settings_are_not_averaged(root: Path) -> None:
-    rows = settings.named(collect.collect(Store(root)))
+    rows = settings.name_settings(collect.collect(Store(root)))
     assert sorted(rows["setting of"].unique()) == ["tiny, prompt, steps=4", "tiny, prompt, steps=6"]
     keys = ["setting of", "task", "selector", "sparsity", "stage", "seed"]
     assert not rows.duplicated(keys).any()
     frame = pd.DataFrame(
-        {"config/graft.rounds": [4.0, None, None], "config/graft.lr": [1.0, 1.0, 2.0]}
+        {"config/graft.greedy_rounds": [4.0, None, None], "config/graft.lr": [1.0, 1.0, 2.0]}
     )
     base = pd.Series(["attribution", "attribution", "learned"])
     assert settings.distinct(frame, base, list(frame)).tolist() == [
@@ -167,14 +167,14 @@ def test_two_runs_of_one_seed_are_told_apart() -> None:
         "sparsity": 0.1,
         "seed": 0,
     }
-    rows = pd.DataFrame([{**row, "region": f"r{n}", "setting": f"s{n}"} for n in range(2)])
-    assert settings.named(rows)["selector"].tolist() == ["learned (s0)", "learned (s1)"]
-    assert len(settings.named(rows.assign(region="r"))) == 1
+    rows = pd.DataFrame([{**row, "region": f"r{n}", "same_but_seed": f"s{n}"} for n in range(2)])
+    assert settings.name_settings(rows)["selector"].tolist() == ["learned (s0)", "learned (s1)"]
+    assert len(settings.name_settings(rows.assign(region="r"))) == 1
 
 
 def test_predictions_and_grafts_may_be_gone(root: Path, tmp_path: Path) -> None:
     for folder in root.iterdir():
-        if checksums.is_whole(folder) and "seed13" in folder.name and "toy_film" in folder.name:
+        if checksums.is_complete(folder) and "seed13" in folder.name and "toy_film" in folder.name:
             shutil.copytree(folder, tmp_path / "runs" / folder.name)
     for name in ("predictions.parquet", "graft.safetensors"):
         for file in tmp_path.glob(f"runs/*/{name}"):
@@ -184,11 +184,11 @@ def test_predictions_and_grafts_may_be_gone(root: Path, tmp_path: Path) -> None:
 
 
 def test_errors(root: Path, out: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no whole run"):
+    with pytest.raises(InputError, match="no complete run"):
         write(tmp_path, tmp_path / "out")
     runner = CliRunner()
     for arguments, words in (
-        ([str(tmp_path / "none"), "--out", str(tmp_path / "new")], "no whole run in it"),
+        ([str(tmp_path / "none"), "--out", str(tmp_path / "new")], "no complete run in it"),
         ([str(root), "--out", str(out)], "not empty; --force"),
     ):
         done = runner.invoke(program.app, ["report", *arguments])
@@ -228,7 +228,7 @@ def test_the_next_report_takes_away_what_the_last_one_wrote(root: Path, tmp_path
         assert {f.relative_to(out).as_posix() for f in out.rglob("*") if f.is_file()} == {
             *first, MANIFEST, "mine/note.txt",
         }  # fmt: skip
-        gone = next(f for f in runs.iterdir() if checksums.is_whole(f) and steps(f) == 6)
+        gone = next(f for f in runs.iterdir() if checksums.is_complete(f) and steps(f) == 6)
         shutil.rmtree(gone)
         names = [*first, "../outside.txt", str(kept[1])]
         files.write_json(out / MANIFEST, {"files": names})

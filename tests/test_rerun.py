@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import Result
-from runs import FEW, TINY, make, results
 from typer.testing import CliRunner
 
+from runs import FEW, TINY, make, results
 from skillgraft.analysis import collect
 from skillgraft.analysis.claims import judging
 from skillgraft.cli.grafts import app
@@ -27,7 +27,7 @@ from skillgraft.store.folders import Store
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 LEARNED = (*TINY, *FEW, "graft.steps=2", "graft.score_every=2")
-MATCHED = (*TINY, "graft=random", "graft.match=learned")
+MATCHED = (*TINY, "graft=random", "graft.size_from=learned")
 
 
 def grafts(*arguments: str | Path) -> Result:
@@ -103,7 +103,7 @@ def test_run_is_found_by_id_and_by_its_path_in_wandb(own: Path) -> None:
         assert rerun.find(name, place) == own
     done = grafts("rerun", "someone/skillgraft/0000000000", "--store", own.parent)
     assert done.exit_code == 1
-    assert "no whole run" in done.stderr
+    assert "no complete run" in done.stderr
 
 
 def test_cached_weights_are_said(own: Path) -> None:
@@ -146,7 +146,7 @@ def test_changed_file_is_named_before_anything_runs(
 ) -> None:
     file = own.parents[1] / "test.jsonl"
     before = file.read_bytes()
-    monkeypatch.setattr(rerun, "again", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(rerun, "reproduce", lambda *_: pytest.fail("it ran"))
     try:
         file.write_bytes(before.replace(b"negative", b"positive", 1))
         done = grafts("rerun", own)
@@ -199,7 +199,7 @@ def test_runs_that_read_others_in_a_store_that_was_moved(tmp_path: Path) -> None
     """A stage of a sequence and a union of stored grafts name their runs by the old place."""
     old, new = tmp_path / "old", tmp_path / "new"
     moved = (*TINY, "graft=movement")
-    after = (*moved, "model.sequence=[toy_film,toy_book]")
+    after = (*moved, "continual.tasks=[toy_film,toy_book]")
     film, book = (make(old, *after, f"task={task}") for task in ("toy_film", "toy_book"))
     union = make(old, *TINY, "graft=file", f"graft.paths=[{film.name},{film}]")
     old.rename(new)

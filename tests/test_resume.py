@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import SMALL, command
 
+from runs import SMALL, command
 from skillgraft.runtime import files
 from skillgraft.store import checksums
 
@@ -92,7 +92,7 @@ def test_two_processes_make_a_run_once(tmp_path: Path) -> None:
     logs = [p.read_text() for p in tmp_path.glob(".jobs/*/*.log")]
     assert len(logs) == 2
     assert sum("fine-tuning:" in log for log in logs) == 1
-    assert sum("already whole" in log for log in logs) == 1
+    assert sum("already complete" in log for log in logs) == 1
     assert (folder / "status.json").is_file()
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from runs import SIZED, SMALL, TINY, command, composed, make, refused
 from safetensors import safe_open
 
+from runs import SIZED, SMALL, TINY, command, composed, make, refused
 from skillgraft.core.graft import Graft
 from skillgraft.experiments import provenance
 from skillgraft.experiments.making import deterministic
@@ -223,7 +223,7 @@ def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> Non
         score=score,
         scores={
             f"model.bert.{name}": tensor
-            for name, tensor in layout.Layout.of(pretrained.graftable)
+            for name, tensor in layout.FlatLayout.of(pretrained.graftable)
             .views(best_mask.initial_scores(793_088, cfg.seed))
             .items()
         },
@@ -241,7 +241,7 @@ def test_a_second_run_is_found(film: Path, place: Path, caplog: pytest.LogCaptur
     before = (film / "status.json").stat().st_mtime_ns
     caplog.set_level("INFO")
     assert make(place, *SMALL) == film
-    assert "already whole" in caplog.text
+    assert "already complete" in caplog.text
     assert (film / "status.json").stat().st_mtime_ns == before
 
 
@@ -297,15 +297,15 @@ def strip(splits: dict) -> dict:
 def test_matched_size(place: Path, film: Path) -> None:
     size = files.read_json(film / "metrics.json")["region"]["size"]
     for match in ("learned", film.name, str(film)):
-        folder = make(place, *SIZED, "graft=random", f"graft.match={match}", "logger=none")
+        folder = make(place, *SIZED, "graft=random", f"graft.size_from={match}", "logger=none")
         assert files.read_json(folder / "metrics.json")["region"]["size"] == size
 
 
 def test_match_without_such_a_run(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"graft.match=learned: expected one whole run .* found none"
+        InputError, match=r"graft.size_from=learned: expected one complete run .* found none"
     ):
-        make(tmp_path, *SIZED, "graft=random", "graft.match=learned", "logger=none")
+        make(tmp_path, *SIZED, "graft=random", "graft.size_from=learned", "logger=none")
 
 
 # -------------------------------------------------------------------------------------- overlap
@@ -328,7 +328,7 @@ def test_overlap_with_the_runs_of_other_tasks(place: Path, film: Path) -> None:
     assert (book / "figures" / "overlap.png").is_file()
     summary = summary_of(book)["summary"]
     assert summary["overlap/toy_film/iou"] == entry["iou"]
-    assert summary["overlap/compared"] == 1
+    assert summary["overlap/n_compared"] == 1
     assert "overlap_map" in summary
 
 
@@ -340,7 +340,7 @@ def test_wandb_has_every_promised_key(film: Path) -> None:
     summary, metrics = found["summary"], files.read_json(film / "metrics.json")
     for name, value in flatten(metrics).items():
         assert summary.get(name) == value, name
-    assert summary["overlap/compared"] == 0
+    assert summary["overlap/n_compared"] == 0
     assert {"reliability", "reliability_bins"} <= set(summary)
     assert found["config"]["sparsity"] == 0.01
     assert found["config"]["task"]["name"] == "toy_film"
@@ -352,9 +352,9 @@ def test_wandb_curves_and_identity(film: Path) -> None:
     for key in (
         "finetune/loss",
         "finetune/validation/accuracy",
-        "graft/loss",
-        "graft/score",
-        "graft/size",
+        "mask/loss",
+        "mask/objective",
+        "mask/size",
     ):
         assert key in text
     for name in (film.name, film.name.rsplit("-seed", 1)[0], '"job_type":"run"', "learned"):
@@ -391,7 +391,7 @@ def test_command_from_another_directory(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     second = command("store=../runs", *SMALL, cwd=tmp_path / "sub")
     assert second.returncode == 0, second.stderr
-    assert "already whole" in second.stdout + second.stderr
+    assert "already complete" in second.stdout + second.stderr
     runs = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
     assert len(runs) == 1
     assert str(runs[0]) in first.stdout
@@ -456,7 +456,7 @@ def test_own_task_from_csv_and_parquet(tmp_path: Path) -> None:
         (("model=hub", "model.path=./nowhere"), ["model.path", "nowhere"]),
         (("graft=layer", "graft.layer=99"), ["graft.layer=99", "0, 1"]),
         (("graft=file", "graft.paths=[nowhere]"), ["graft.paths: nowhere", "found none"]),
-        (("model.sequence=[toy_topic,toy_film]",), ["model.sequence", "the stage toy_topic"]),
+        (("continual.tasks=[toy_topic,toy_film]",), ["continual.tasks", "the stage toy_topic"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -488,7 +488,14 @@ def test_traceback_on_request(tmp_path: Path) -> None:
 
 def test_diverged_finetuning_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"fine-tuning diverged by step \d+: lower finetune.lr"):
-        make(tmp_path, *SMALL, "finetune.lr=1e30", "finetune.clip=0", "task.ood=[]", "logger=none")
+        make(
+            tmp_path,
+            *SMALL,
+            "finetune.lr=1e30",
+            "finetune.gradient_clip_val=0",
+            "task.ood=[]",
+            "logger=none",
+        )
 
 
 def test_names_that_would_leave_the_store(tmp_path: Path) -> None:
@@ -499,7 +506,9 @@ def test_names_that_would_leave_the_store(tmp_path: Path) -> None:
 
 def test_options_that_a_selector_never_reads_are_not_in_its_name(place: Path, film: Path) -> None:
     plainly = make(place, *SIZED, "graft=movement", "logger=none")
-    assert make(place, *SMALL, "graft=movement", "finetune.norm=3", "logger=none") == plainly
+    assert (
+        make(place, *SMALL, "graft=movement", "finetune.feature_norm=3", "logger=none") == plainly
+    )
 
 
 def test_table_keeps_settings_apart(tmp_path: Path) -> None:

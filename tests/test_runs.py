@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from runs import FEW, TINY, make
 from stores import add, status
 
 import skillgraft
+from runs import FEW, TINY, make
 from skillgraft import Graft, Run, Runs
 from skillgraft.analysis.runs import NAMES
 from skillgraft.runtime import files
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_one_run_gives_what_its_folder_has(real: Path) -> None:
     (run,) = Runs(real.parent)
-    assert (run.id, run.folder, run.state) == (real.name, real, "whole")
+    assert (run.id, run.folder, run.state) == (real.name, real, "complete")
     assert run.config.finetune.steps == 4
     assert run.metrics == files.read_json(real / "metrics.json")
     assert run.graft().size == run.metrics["region"]["size"]
@@ -47,7 +47,7 @@ def test_one_run_gives_what_its_folder_has(real: Path) -> None:
     assert set(run.predictions()["model"]) == {"pretrained", "finetuned", "graft"}
     history = run.history()
     assert history["finetune/step"].dropna().tolist()[-1] == 4
-    assert history["graft/step"].dropna().tolist() == [0, 1, 2]
+    assert history["mask/step"].dropna().tolist() == [0, 1, 2]
     assert run.id in repr(run)
 
 
@@ -81,7 +81,7 @@ def test_the_table_has_what_the_files_have(root: Path) -> None:
     assert table.columns[:10].tolist() == list(NAMES.values())
     assert len(found) == len(table) == len(list(found)) == 7
     assert table["id"].tolist() == sorted(run.id for run in found)
-    for _, line in table[table["state"] == "whole"].iterrows():
+    for _, line in table[table["state"] == "complete"].iterrows():
         record = files.read_json(root / line["id"] / "status.json")
         names = {"task": "task", "graft": "selector", "sparsity": "sparsity", "seed": "seed"}
         assert {new: line[new] for new in names} == {new: record[old] for new, old in names.items()}
@@ -105,7 +105,7 @@ def test_a_run_is_found_by_the_start_of_its_id(root: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             found[wrong]
-    with pytest.raises(InputError, match="x: failed, not whole"):
+    with pytest.raises(InputError, match="x: failed, not complete"):
         _ = found["x"].metrics
     assert "failed" in found["x"]._repr_html_()
     with pytest.raises(InputError, match="no such folder"):

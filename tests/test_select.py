@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import FEW, TINY, composed, make, refused
 from safetensors.torch import load_file
 from test_training import Tiny, config, examples
 from torch import Tensor, nn
 
+from runs import FEW, TINY, composed, make, refused
 from skillgraft.config.choices import Selector
 from skillgraft.core import gradient_scores, modules, movement, regions, top_k
 from skillgraft.core.flat_model import FlatModel
@@ -78,11 +78,11 @@ def planted(where: list[int], seed: int = 0) -> Bowl:
 
 
 def by_attribution(bowl: Bowl, count: int) -> Tensor:
-    return top_k.top(gradient_scores.attribution(bowl.flat, bowl.losses, 1), count)
+    return top_k.top_k(gradient_scores.attribution(bowl.flat, bowl.losses, 1), count)
 
 
 def by_fisher(bowl: Bowl, count: int) -> Tensor:
-    return top_k.top(gradient_scores.fisher(bowl.flat, bowl.losses, 4), count)
+    return top_k.top_k(gradient_scores.fisher(bowl.flat, bowl.losses, 4), count)
 
 
 def by_greedy(bowl: Bowl, count: int) -> Tensor:
@@ -273,7 +273,7 @@ def test_magnitude() -> None:
     tensors = {"a": torch.tensor([[1.0, -5.0], [0.5, 2.0]]), "b": torch.tensor([-3.0, 0.0])}
     values = gradient_scores.magnitude(tensors)
     assert values.tolist() == [1, 5, 0.5, 2, 3, 0]
-    assert top_k.top(values, 3).tolist() == [1, 3, 4]
+    assert top_k.top_k(values, 3).tolist() == [1, 3, 4]
     assert tensors["a"][0, 1] == -5  # a copy
 
 
@@ -288,7 +288,7 @@ def test_whole_parts() -> None:
     tensors = {name: torch.zeros(shape) for name, shape in names.items()}
 
     def entries(kind: str, part: str) -> list[int]:
-        return modules.whole(tensors, lambda name: modules.PARTS[kind](name) == part).tolist()
+        return modules.all_of(tensors, lambda name: modules.PART_OF[kind](name) == part).tolist()
 
     assert entries("bias", "bias") == [4, 5, 9, 10, 11]
     assert entries("layer", "1") == [6, 7, 8, 9, 10, 11]
@@ -311,7 +311,7 @@ def test_top_of_what_is_not_barred(values: list[int], count: int, barred: set[in
     free = [i for i in range(len(values)) if i not in barred]
     expected = sorted(sorted(free, key=lambda i: (-values[i], i))[:count])
     taken = torch.tensor(sorted(barred), dtype=torch.int64)
-    assert top_k.top(torch.tensor(values).float(), count, taken).tolist() == expected
+    assert top_k.top_k(torch.tensor(values).float(), count, taken).tolist() == expected
     drawn = regions.at_random(len(values), count, 5, taken).tolist()
     assert len(drawn) == len(set(drawn)) == min(count, len(free))
     assert set(drawn) <= set(free)
@@ -383,7 +383,7 @@ def stitched(lr: float, penalty: float, steps: int, tmp_path: Path) -> tuple[Ten
     nowhere = torch.empty(0, dtype=torch.int64)
     relaxed = RelaxedGraft(tiny.graftable, finetuned, nowhere, scores, 0.0, penalty)
     try:
-        chosen, history = mask_training.learn(
+        chosen, history = mask_training.learn_mask(
             tiny, relaxed, cfg, rows, rows, 0, tmp_path, lambda _: None
         )
     finally:
@@ -421,7 +421,7 @@ def test_a_step_of_stitch_l1_is_the_formula(lr: float, penalty: float, tmp_path:
     moved, chosen, history = stitched(lr, penalty, 1, tmp_path)
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(chosen, (moved > 0).nonzero().view(-1))
-    assert [row["graft/size"] for row in history] == [9, chosen.numel()]
+    assert [row["mask/size"] for row in history] == [9, chosen.numel()]
     if lr == 0:
         assert (moved < scores).all()  # the penalty pushes every entry out
 
@@ -439,8 +439,8 @@ ALL: dict[str, tuple[str, ...]] = {
     "magnitude": ("graft=magnitude",),
     "random": ("graft=random",),
     "attribution": ("graft=attribution", *FEW),
-    "attribution_rounds": ("graft=attribution", "graft.rounds=2", *FEW),
-    "fisher": ("graft=fisher", "graft.points=2", *FEW),
+    "attribution_rounds": ("graft=attribution", "graft.greedy_rounds=2", *FEW),
+    "fisher": ("graft=fisher", "graft.path_points=2", *FEW),
     "learned": ("graft=learned", "graft.steps=2", "graft.score_every=1", *FEW),
     "stitch_l1": ("graft=stitch_l1", "graft.steps=2", *FEW),
     "bias": ("graft=bias",),
@@ -508,7 +508,7 @@ def test_what_choosing_a_region_leaves_behind(
 
 @pytest.mark.parametrize("selector", SIZED)
 def test_a_match_has_the_learned_size(place: Path, learned: Path, selector: str) -> None:
-    folder = make(place, *TINY, *ALL[selector], "graft.match=learned")
+    folder = make(place, *TINY, *ALL[selector], "graft.size_from=learned")
     size = metrics_of(learned)["region"]["size"]
     assert metrics_of(folder)["region"]["size"] == size
     graft = Graft.load(folder / "graft.safetensors")
@@ -580,7 +580,7 @@ def test_parts_in_a_run(place: Path, selector: str) -> None:
 
 def test_examples_are_squared_one_by_one(place: Path) -> None:
     """`per_example` is batches of one, for fisher alone."""
-    fisher = ("graft=fisher", "graft.points=1", "graft.examples=8")
+    fisher = ("graft=fisher", "graft.path_points=1", "graft.examples_per_step=8")
     runs = {
         name: make(place, *TINY, *fisher, *more)
         for name, more in {
@@ -599,16 +599,16 @@ def test_examples_are_squared_one_by_one(place: Path) -> None:
 
 def test_a_penalty_is_for_stitch_l1_alone(place: Path, learned: Path, tmp_path: Path) -> None:
     """What a selector never reads changes neither its name nor its region."""
-    other = make(tmp_path, *TINY, *ALL["learned"], "graft.penalty=1e9")
+    other = make(tmp_path, *TINY, *ALL["learned"], "graft.l1_penalty=1e9")
     assert other.name == learned.name
     name = "graft.safetensors"
     assert (other / name).read_bytes() == (learned / name).read_bytes()
 
 
 def test_a_size_may_be_that_of_a_part(place: Path) -> None:
-    """`graft.match` names a selector without a sparsity, whatever this run's is."""
+    """`graft.size_from` names a selector without a sparsity, whatever this run's is."""
     bias = make(place, *TINY, *ALL["bias"])
-    folder = make(place, *TINY, *ALL["random"], "graft.match=bias", "sparsity=0.3")
+    folder = make(place, *TINY, *ALL["random"], "graft.size_from=bias", "sparsity=0.3")
     assert metrics_of(folder)["region"]["size"] == metrics_of(bias)["region"]["size"]
 
 
@@ -623,14 +623,14 @@ def test_a_size_may_be_that_of_a_part(place: Path) -> None:
             ["graft.module=qery", "query, key, value", "Did you mean 'query'?"],
         ),
         (("graft=module", "graft.module=null"), ["graft.module", "needs a value"]),
-        (("graft=stitch_l1", "graft.match=random"), ["graft.match=random", "its own size"]),
-        (("graft=bias", "graft.match=learned"), ["graft.match=learned", "has no size"]),
-        (("graft=attribution", "graft.points=0"), ["graft.points=0", "at least 1"]),
-        (("graft=attribution", "graft.rounds=0"), ["graft.rounds=0", "at least 1"]),
-        (("graft=attribution", "graft.points=null"), ["graft.points", "needs a value"]),
-        (("graft=fisher", "graft.points=null"), ["graft.points", "needs a value"]),
-        (("graft=stitch_l1", "graft.penalty=-1"), ["graft.penalty=-1", "at least 0"]),
-        (("graft=stitch_l1", "graft.start=null"), ["graft.start", "needs a value"]),
+        (("graft=stitch_l1", "graft.size_from=random"), ["graft.size_from=random", "its own size"]),
+        (("graft=bias", "graft.size_from=learned"), ["graft.size_from=learned", "has no size"]),
+        (("graft=attribution", "graft.path_points=0"), ["graft.path_points=0", "at least 1"]),
+        (("graft=attribution", "graft.greedy_rounds=0"), ["graft.greedy_rounds=0", "at least 1"]),
+        (("graft=attribution", "graft.path_points=null"), ["graft.path_points", "needs a value"]),
+        (("graft=fisher", "graft.path_points=null"), ["graft.path_points", "needs a value"]),
+        (("graft=stitch_l1", "graft.l1_penalty=-1"), ["graft.l1_penalty=-1", "at least 0"]),
+        (("graft=stitch_l1", "graft.init_score=null"), ["graft.init_score", "needs a value"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> None:
@@ -640,7 +640,7 @@ def test_bad_input_is_one_line(tmp_path: Path, options, words: list[str]) -> Non
 def test_a_mistyped_choice_is_one_line(tmp_path: Path) -> None:
     from skillgraft.config.messages import COMPOSITION_ERRORS, explain
 
-    for override in ("graft=atribution", "graft.per_example=perhaps", "graft.rule=both"):
+    for override in ("graft=atribution", "graft.per_example=perhaps", "graft.combine=both"):
         with pytest.raises(COMPOSITION_ERRORS) as caught:
             composed(override)
         assert len(explain(caught.value).splitlines()) == 1

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import TINY, command, make
 
+from runs import TINY, command, make
 from skillgraft.experiments import making
 from skillgraft.runtime import leases, signals
 from skillgraft.runtime.errors import InputError
@@ -129,7 +129,7 @@ def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
         assert read_json(file)["state"] == "running"
         tell(id="x")
         assert read_json(file)["id"] == "x"
-    assert read_json(file)["state"] == "whole"
+    assert read_json(file)["state"] == "complete"
     assert read_json(file)["id"] == "x"
     with pytest.raises(InputError), job_state.recorded(file):
         raise InputError("no")
@@ -169,11 +169,14 @@ def test_a_job_that_fails_leaves_the_others_running(
 ) -> None:
     folder, done = broken
     assert done.returncode == 1
-    assert "2 of 3 jobs are whole" in done.stdout
+    assert "2 of 3 jobs complete" in done.stdout
     assert "fine-tunings: 3 made, 0 taken from the store" in done.stdout
     assert "failed: seed=21" in done.stderr
     assert "ZeroDivisionError: of a test" in done.stderr
-    assert "the same command makes just these again: skillgraft -m seed=13,21,42" in done.stderr
+    assert (
+        "run the same command to complete only these jobs: skillgraft -m seed=13,21,42"
+        in done.stderr
+    )
     assert "job 3 of 3, 1 failed" in done.stdout
     (jobs,) = (folder / "runs" / ".jobs").iterdir()
     log = (jobs / "1" / "skillgraft.log").read_text()
@@ -182,7 +185,7 @@ def test_a_job_that_fails_leaves_the_others_running(
     assert "Traceback" not in (jobs / "0" / "skillgraft.log").read_text()
     listed = command("list", "runs", "--json", cwd=folder, program="grafts")
     states = {line["seed"]: line["state"] for line in json.loads(listed.stdout)}
-    assert states == {13: "whole", 21: "failed", 42: "whole"}
+    assert states == {13: "complete", 21: "failed", 42: "complete"}
 
 
 def test_the_rest_of_a_sweep_is_made_by_the_same_command(
@@ -192,8 +195,8 @@ def test_the_rest_of_a_sweep_is_made_by_the_same_command(
     options = [o for o in MOVEMENT if not o.startswith("logger")]
     again = command("-m", "seed=13,21,42", *options, cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("already whole") == 2
-    assert "3 of 3 jobs are whole" in again.stdout
+    assert again.stdout.count("already complete") == 2
+    assert "3 of 3 jobs complete" in again.stdout
     assert "fine-tunings: 0 made, 1 taken from the store" in again.stdout
 
 
@@ -228,7 +231,7 @@ def test_what_earlier_jobs_of_a_sweep_may_still_make(tmp_path: Path) -> None:
         write_json(files[2], own | {"since": time.time() - 2 * job_state.START})
         assert not job_state.earlier(job, place)  # they never will
         write_json(files[3], own)  # a later one does not count
-        for ended in ("whole", "failed", "interrupted"):
+        for ended in ("complete", "failed", "interrupted"):
             write_json(files[0], own | {"state": ended})
             assert not job_state.earlier(job, place)
         write_json(files[1], own)

@@ -13,8 +13,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
-from runs import TINY, command, composed
 
+from runs import TINY, command, composed
 from skillgraft.analysis.claims import registry
 from skillgraft.cli import skillgraft
 from skillgraft.config import packages, validation
@@ -35,7 +35,7 @@ PAPER = {
 }  # fmt: skip
 QUICK = (
     "shots=8", "finetune.steps=20", "finetune.evaluate_every=20", "graft.steps=2",
-    "graft.examples=16", "task.test_rows=50", "logger=none",
+    "graft.examples_per_step=16", "task.max_test_examples=50", "logger=none",
 )  # fmt: skip
 
 
@@ -93,7 +93,11 @@ def test_gpt2_has_the_papers_constants() -> None:
     (line,) = (line for line in text.splitlines() if "model=gpt2" in line)
     cfg = composed(*line.removeprefix("# skillgraft ").partition("  ")[0].split())
     validation.check(cfg)
-    assert (cfg.model.name, cfg.finetune.kind, cfg.claim.at) == ("gpt2", "autoregressive", 5e-4)
+    assert (cfg.model.name, cfg.finetune.kind, cfg.claim.sparsity) == (
+        "gpt2",
+        "autoregressive",
+        5e-4,
+    )
     assert cfg.model.graftable == cfg.model.blocks["autoregressive"]
     one, roberta = cfg.finetune, composed("paper=sparsity_curve").finetune
     assert (one.optimizer, one.lr, one.batch_size, one.steps) == ("sgd", 5e-3, 4, 1000)
@@ -208,14 +212,22 @@ def test_compare_gives_intervals_over_examples(swept: tuple[Path, str]) -> None:
     done = command("compare", str(root / name), "--json", cwd=root, program="grafts")
     assert done.returncode == 0, done.stderr
     lines = {line["model"]: line for line in json.loads(done.stdout)}
-    assert {"pretrained", "finetuned", "graft", "finetuned_scaled", "graft_scaled"} == set(lines)
+    assert {
+        "pretrained",
+        "finetuned",
+        "graft",
+        "finetuned_temperature_scaled",
+        "graft_temperature_scaled",
+    } == set(lines)
     metrics = read_json(root / name / "metrics.json")
     for model, line in lines.items():
         found = line["accuracy"]
         assert found["mean"] == pytest.approx(metrics[model]["test"]["accuracy"])
         assert found["low"] <= found["mean"] <= found["high"]
         assert found["n"] == 50
-    assert lines["finetuned_scaled"]["p, accuracy"] == 1  # a temperature moves no prediction
+    assert (
+        lines["finetuned_temperature_scaled"]["p, accuracy"] == 1
+    )  # a temperature moves no prediction
     wrong = command("compare", str(root / name), "--split", "tset", cwd=root, program="grafts")
     assert wrong.returncode == 1
     assert "the run has validation, test" in wrong.stderr
@@ -228,8 +240,8 @@ def test_the_same_sweep_again_has_the_same_record(swept: tuple[Path, str]) -> No
         "force=false", cwd=root.parent,
     )  # fmt: skip
     assert len(list((root / "sweeps").iterdir())) == 1
-    assert again.stdout.count("already whole") + again.stderr.count("already whole") == 2
-    assert "fine-" not in again.stdout.split("already whole")[1]  # a line, no table
+    assert again.stdout.count("already complete") + again.stderr.count("already complete") == 2
+    assert "fine-" not in again.stdout.split("already complete")[1]  # a line, no table
 
 
 @pytest.fixture
@@ -247,7 +259,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
             cfg = compose("run", [*base, f"hydra.sweep.dir={jobs}"], return_hydra_config=True)
         with open_dict(cfg):
             cfg.hydra.overrides.task = given
-        sweep.Record().on_multirun_start(cfg)
+        sweep.SweepRecorder().on_multirun_start(cfg)
         return jobs
 
     return start
@@ -265,9 +277,9 @@ def test_two_starts_of_one_sweep_end_by_themselves(
     first, second = begin("first"), begin("second")
     sweep.begun.reverse()
     for number, name in enumerate(("run-a", "run-b")):
-        end(first, number, state="whole", id=name)
+        end(first, number, state="complete", id=name)
     assert sweep.finish()
-    assert "2 of 2 jobs are whole" in capsys.readouterr().out
+    assert "2 of 2 jobs complete" in capsys.readouterr().out
     end(second, 0, state="failed", error="InputError", message="of a test")
     assert not sweep.finish()
     printed = capsys.readouterr()
@@ -282,14 +294,14 @@ def test_what_an_earlier_start_has_made_stays_in_the_record(
     """Broken off before its first job, or in the middle, a sweep is still drawn from all its runs."""
     jobs = begin("first")
     for number, name in enumerate(("run-a", "run-b")):
-        end(jobs, number, state="whole", id=name)
+        end(jobs, number, state="complete", id=name)
     sweep.finish()
     (file,) = (tmp_path / "runs" / "sweeps").glob("*/record.json")
     begin("killed", "force=true")
     sweep.begun.clear()
     record = read_json(file)
     assert sweep_records.run_ids(record, sweep_records.jobs_of(record)) == ["run-a", "run-b"]
-    end(begin("broken"), 1, state="whole", id="run-c")
+    end(begin("broken"), 1, state="complete", id="run-c")
     sweep.finish()
     assert read_json(file)["runs"] == ["run-a", "run-c"]
 
@@ -312,7 +324,7 @@ def test_what_failed_is_listed_though_the_claim_breaks(
 
     monkeypatch.setattr(sweep, "report", broken)
     jobs = begin("first")
-    end(jobs, 0, state="whole", id="run-a")
+    end(jobs, 0, state="complete", id="run-a")
     assert not sweep.finish()
     assert "not started: seed=21" in capsys.readouterr().err
     assert "KeyError" in caplog.text
@@ -320,15 +332,15 @@ def test_what_failed_is_listed_though_the_claim_breaks(
 
 def test_the_end_waits_for_the_jobs_that_still_run(begin: Callable[..., Path]) -> None:
     """As after submitit has given up at the first that was killed."""
-    sweep.outlast()  # outside of a sweep
+    sweep.wait_for_running_jobs()  # outside of a sweep
     jobs = begin("first")
     for number, others in enumerate(({"pid": 0, "started": 0}, {})):
-        end(jobs, number, state="running", **(leases.own_record() | others))
-    later = threading.Timer(1.0, end, (jobs, 1), {"state": "whole"})
+        end(jobs, number, state="running", **(leases.record_of_this_process() | others))
+    later = threading.Timer(1.0, end, (jobs, 1), {"state": "complete"})
     later.start()
-    sweep.outlast()
+    sweep.wait_for_running_jobs()
     later.join()
-    assert read_json(jobs / "1" / names.RUN_FILE)["state"] == "whole"
+    assert read_json(jobs / "1" / names.RUN_FILE)["state"] == "complete"
 
 
 def test_a_sweep_that_is_asked_to_end_between_jobs_has_its_end(

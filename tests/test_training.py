@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft.config.choices import Metric, Optimizer, Schedule, Selector, Strategy, Train
+from skillgraft.config.choices import LRSchedule, Metric, Optimizer, Selector, Strategy, Trainable
 from skillgraft.core.best_mask import initial_scores
 from skillgraft.core.relaxed_graft import RelaxedGraft
 from skillgraft.runtime import signals
@@ -27,11 +27,11 @@ from skillgraft.runtime.seeds import derive
 from skillgraft.tasks.batches import Batch
 from skillgraft.tasks.encoder import Encoded
 from skillgraft.training import mask_training, resumable
-from skillgraft.training.batches import Batches, Course
+from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.checkpoints import Progress, write_tensors
-from skillgraft.training.fine_tuning import FineTuning, factor, finetune, make_optimizer
+from skillgraft.training.fine_tuning import FineTuning, finetune, lr_factor, make_optimizer
 from skillgraft.training.mask_batches import MaskBatches
-from skillgraft.training.mask_training import learn
+from skillgraft.training.mask_training import learn_mask
 
 
 def examples(n: int) -> list[Encoded]:
@@ -39,8 +39,8 @@ def examples(n: int) -> list[Encoded]:
     return [Encoded([10 + i] + [1] * (i % 4), [0] * (1 + i % 4), 0, i % 2) for i in range(n)]
 
 
-def course(train: list[Encoded], validation: list[Encoded] = ()) -> Course:
-    return Course("toy", Metric.accuracy, train, validation)
+def course(train: list[Encoded], validation: list[Encoded] = ()) -> TrainingTask:
+    return TrainingTask("toy", Metric.accuracy, train, validation)
 
 
 def rows(batch: Batch) -> list[int]:
@@ -162,19 +162,19 @@ def test_derived_seeds() -> None:
 @pytest.mark.parametrize(
     ("schedule", "step", "steps", "expected"),
     [
-        (Schedule.constant, 0, 10, 1.0),
-        (Schedule.constant, 9, 10, 1.0),
-        (Schedule.constant, 10, 10, 1.0),
-        (Schedule.linear, 0, 10, 1.0),
-        (Schedule.linear, 1, 10, 0.9),
-        (Schedule.linear, 5, 10, 0.5),
-        (Schedule.linear, 9, 10, 0.1),
-        (Schedule.linear, 10, 10, 0.0),
-        (Schedule.linear, 0, 0, 1.0),
+        (LRSchedule.constant, 0, 10, 1.0),
+        (LRSchedule.constant, 9, 10, 1.0),
+        (LRSchedule.constant, 10, 10, 1.0),
+        (LRSchedule.linear, 0, 10, 1.0),
+        (LRSchedule.linear, 1, 10, 0.9),
+        (LRSchedule.linear, 5, 10, 0.5),
+        (LRSchedule.linear, 9, 10, 0.1),
+        (LRSchedule.linear, 10, 10, 0.0),
+        (LRSchedule.linear, 0, 0, 1.0),
     ],
 )
-def test_factor(schedule: Schedule, step: int, steps: int, expected: float) -> None:
-    assert factor(schedule, step, steps) == pytest.approx(expected)
+def test_factor(schedule: LRSchedule, step: int, steps: int, expected: float) -> None:
+    assert lr_factor(schedule, step, steps) == pytest.approx(expected)
 
 
 def named(**shapes: tuple[int, ...]) -> dict[str, nn.Parameter]:
@@ -292,12 +292,12 @@ def config(**finetune: Any) -> SimpleNamespace:
         "lr": 0.05,
         "head_lr": 0.1,
         "weight_decay": 0.01,
-        "schedule": Schedule.linear,
+        "lr_schedule": LRSchedule.linear,
         "steps": 24,
         "batch_size": 4,
-        "clip": 1.0,
+        "gradient_clip_val": 1.0,
         "evaluate_every": 6,
-        "train": Train.full,
+        "trainable": Trainable.full,
         "l1": 0.0,
     }
     trainer = {
@@ -308,12 +308,12 @@ def config(**finetune: Any) -> SimpleNamespace:
         "progress": False,
         "evaluation_batch_size": 8,
     }
-    graft = {"steps": 6, "lr": 1e6, "batch_size": 4, "examples": 10, "score_every": 2}
+    graft = {"steps": 6, "lr": 1e6, "batch_size": 4, "examples_per_step": 10, "score_every": 2}
     graft["patience"] = None
     return SimpleNamespace(
         finetune=SimpleNamespace(**options | finetune),
         trainer=SimpleNamespace(**trainer),
-        graft=SimpleNamespace(**graft, score_rows=8, selector=Selector.learned),
+        graft=SimpleNamespace(**graft, score_examples=8, selector=Selector.learned),
         task=SimpleNamespace(metric=Metric.accuracy),
         seed=13,
     )
@@ -464,7 +464,7 @@ def test_sgd_without_clip_is_the_formula(tmp_path: Path) -> None:
 
 def mask_run(folder: Path, cfg: SimpleNamespace, kill: int | None = None):
     folder.mkdir(exist_ok=True)
-    tiny, (log, seen), data = Tiny(), killing("graft/step", kill), examples(22)
+    tiny, (log, seen), data = Tiny(), killing("mask/step", kill), examples(22)
     moved = torch.Generator().manual_seed(1)
     finetuned = {
         n: p.data + torch.randn(p.shape, generator=moved) for n, p in tiny.graftable.items()
@@ -474,7 +474,7 @@ def mask_run(folder: Path, cfg: SimpleNamespace, kill: int | None = None):
     before = {n: p.data.clone() for n, p in tiny.graftable.items()}
     relaxed = RelaxedGraft(tiny.graftable, finetuned, base, initial_scores(total, 3), 10.0)
     try:
-        chosen, history = learn(tiny, relaxed, cfg, data[:14], data[14:], 0, folder, log)
+        chosen, history = learn_mask(tiny, relaxed, cfg, data[:14], data[14:], 0, folder, log)
     finally:
         relaxed.close()
         assert equal({n: p.data for n, p in tiny.graftable.items()}, before)
@@ -485,8 +485,8 @@ def test_a_killed_mask_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     cfg = config()
     chosen, history, seen, base = mask_run(tmp_path / "whole", cfg)
     assert history == seen
-    assert [row["graft/step"] for row in history] == list(range(7))
-    assert [row["graft/step"] for row in history if "graft/score" in row] == [0, 2, 4, 6]
+    assert [row["mask/step"] for row in history] == list(range(7))
+    assert [row["mask/step"] for row in history if "mask/objective" in row] == [0, 2, 4, 6]
     for kill in (1, 4):
         with pytest.raises(Killed):
             mask_run(tmp_path / f"killed{kill}", cfg, kill)
@@ -494,7 +494,7 @@ def test_a_killed_mask_training_ends_with_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(again[0], chosen), kill
         assert again[1] == history, kill
         assert again[2] == history, kill
-    scores = [row["graft/score"] for row in history if "graft/score" in row]
+    scores = [row["mask/objective"] for row in history if "mask/objective" in row]
     if scores[0] == max(scores):
         assert torch.equal(chosen, base.nonzero().view(-1))
 
@@ -513,8 +513,8 @@ def test_without_scoring_only_the_last_mask_is_looked_at(tmp_path: Path, monkeyp
     chosen, history, seen, _ = mask_run(tmp_path / "whole", cfg)
     assert saved == [4, 6]
     assert history == seen
-    assert [row["graft/step"] for row in history] == list(range(7))
-    assert [row["graft/step"] for row in history if "graft/size" in row] == [0, 6]
+    assert [row["mask/step"] for row in history] == list(range(7))
+    assert [row["mask/step"] for row in history if "mask/size" in row] == [0, 6]
     for kill in (3, 5, 6):
         with pytest.raises(Killed):
             mask_run(tmp_path / f"killed{kill}", cfg, kill)
@@ -528,11 +528,11 @@ def test_patience_stops_where_the_region_has_stayed_the_same(tmp_path: Path) -> 
     whole = mask_run(tmp_path / "whole", cfg)
     cfg.graft.patience = 6
     assert mask_run(tmp_path / "patient", cfg)[1] == whole[1]  # the region changes on the way
-    assert len({row["graft/size"] for row in whole[1] if "graft/size" in row}) > 1
+    assert len({row["mask/size"] for row in whole[1] if "mask/size" in row}) > 1
     cfg.graft.lr, cfg.graft.patience = 0.0, 3
     chosen, history, _, base = mask_run(tmp_path / "still", cfg)
-    assert [row["graft/step"] for row in history] == [0, 1, 2, 3]
-    assert [row["graft/step"] for row in history if "graft/score" in row] == [0, 2, 3]
+    assert [row["mask/step"] for row in history] == [0, 1, 2, 3]
+    assert [row["mask/step"] for row in history if "mask/objective" in row] == [0, 2, 3]
     assert torch.equal(chosen, base.nonzero().view(-1))
     for kill in (1, 2, 3):
         with pytest.raises(Killed):
@@ -548,7 +548,7 @@ def test_mask_training_is_localize(tmp_path: Path) -> None:
 
     cfg = config()
     cfg.graft.steps = cfg.graft.score_every = 1
-    cfg.graft.examples = 14
+    cfg.graft.examples_per_step = 14
     chosen, _, _, base = mask_run(tmp_path / "learned", cfg)
     tiny, theirs = Tiny(), Tiny()
     moved = torch.Generator().manual_seed(1)
@@ -598,5 +598,5 @@ def test_a_mask_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
         tiny.graftable, finetuned, torch.empty(0, dtype=torch.int64), torch.zeros(total), 10.0
     )
     with pytest.raises(InputError, match=r"diverged at step 1: lower graft\.lr"):
-        learn(tiny, relaxed, cfg, data[:14], data[14:], 0, tmp_path, lambda _: None)
+        learn_mask(tiny, relaxed, cfg, data[:14], data[14:], 0, tmp_path, lambda _: None)
     relaxed.close()

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from runs import TINY, command, make
 from typer.testing import CliRunner
 from wandb_server import serving
 
+from runs import TINY, command, make
 from skillgraft.analysis import collect, plots
-from skillgraft.analysis.claims.statements import Outcome, Statement
+from skillgraft.analysis.claims.statements import ClaimResult, ClaimStatement
 from skillgraft.cli import program
 from skillgraft.experiments import sweep_report
 from skillgraft.runtime.errors import InputError
@@ -35,7 +35,7 @@ LEARNED = (
     *(option for option in TINY if not option.startswith(("logger", "task.ood"))),
     "task.ood=[toy_gadget]",
     "graft.steps=2",
-    "graft.examples=8",
+    "graft.examples_per_step=8",
     "graft.batch_size=4",
     "graft.score_every=1",
 )
@@ -62,8 +62,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     write_json(folder / "record.json", record)
     plots.save(Figure(figsize=(1, 1)), folder / "figure.png")
-    statement = Statement("made up: of two seeds", "–", {13: 0.5, 21: 0.6})
-    outcome = Outcome([statement], pd.DataFrame({"task": ["a"], "value": [0.5]}), Figure)
+    statement = ClaimStatement("made up: of two seeds", "–", {13: 0.5, 21: 0.6})
+    outcome = ClaimResult([statement], pd.DataFrame({"task": ["a"], "value": [0.5]}), Figure)
     sweep_report.summarize(folder, record, collect.collect(Store(root), runs), outcome)
     return root
 
@@ -144,7 +144,7 @@ def test_the_records_of_a_sweep_have_what_its_runs_have(swept: Path) -> None:
         assert config["task"]["name"] == status["task"]
         assert config["graft"]["selector"] == status["selector"]
         assert (config["sparsity"], config["seed"]) == (status["sparsity"], status["seed"])
-        curves = [row for row in rows_of(record_of(folder)) if "graft/step" in row]
+        curves = [row for row in rows_of(record_of(folder)) if "mask/step" in row]
         kept = read_json(folder / "history.json")
         assert curves == kept
         tuned = Store(swept).finetuned(status["finetuned"]) / "history.json"
@@ -169,8 +169,10 @@ def test_the_records_of_a_sweep_have_what_its_runs_have(swept: Path) -> None:
 # ------------------------------------------------------------------------------ metric names
 
 PLACEHOLDERS = {
-    "model": r"(pretrained|finetuned|graft|(finetuned|graft)_scaled|wise_[\d.]+|(lottery|inside)_\d+)",
-    "other": r"(graft|(finetuned|graft)_scaled|wise_[\d.]+|(lottery|inside)_\d+)",
+    "model": (
+        r"(pretrained|finetuned|graft|(finetuned|graft)_temperature_scaled|wise_[\d.]+|(lottery|inside)_\d+)"
+    ),
+    "other": r"(graft|(finetuned|graft)_temperature_scaled|wise_[\d.]+|(lottery|inside)_\d+)",
     "split": "(validation|test|(ood|tasks)/[^/]+)",
     "task": "[^/]+",
     "part": "[^/]+",

@@ -50,7 +50,7 @@ from skillgraft.models.classifier import Classifier
 from skillgraft.tasks.batches import Batch, collate, to_device
 from skillgraft.tasks.encoder import Encoded
 from skillgraft.training import distributed
-from skillgraft.training.batches import Course
+from skillgraft.training.batches import TrainingTask
 from skillgraft.training.fine_tuning import FineTuning, make_optimizer
 from skillgraft.training.mask_training import MaskTraining
 from skillgraft.training.trainer import fit, make_trainer
@@ -172,7 +172,7 @@ def opened(
     classifier: Classifier, finetuned: dict[str, Tensor], sparsity: float = SPARSITY
 ) -> relaxed_graft.RelaxedGraft:
     before = {n: p.data for n, p in classifier.graftable.items()}
-    total = layout.Layout.of(before).total
+    total = layout.FlatLayout.of(before).total
     chosen = movement.base_region(finetuned, before, regions.region_size(sparsity, total))
     scores = best_mask.initial_scores(total, 0).to(HERE.device)
     return relaxed_graft.RelaxedGraft(classifier.graftable, finetuned, chosen, scores, BIAS)
@@ -455,7 +455,7 @@ def tuning(size: str, rounds: int) -> None:
     cfg.finetune.evaluate_every = 10**6
     count = 60 if size == "tiny" else 12
     data = (batches(4, CPU) * count)[:count]  # the loops bring each to its device
-    course = Course(cfg.task.name, cfg.task.metric, [], [])
+    course = TrainingTask(cfg.task.name, cfg.task.metric, [], [])
     taken: dict[str, list[Clock]] = {"lightning": [], "plain": []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
@@ -524,7 +524,7 @@ def setup(size: str, rounds: int) -> None:
             return [{n: t.to(HERE.device, copy=True) for n, t in f.items()} for f in files]
 
         finetuned = read()[1]
-        total = layout.Layout.of(tensors).total
+        total = layout.FlatLayout.of(tensors).total
 
         def base(sparsity: float) -> Step:
             return lambda: movement.base_region(finetuned, tensors, round(sparsity * total))
@@ -545,7 +545,7 @@ def grafts(size: str, rounds: int) -> None:
     finetuned = moved(dict(classifier.graftable))
     peer = Rebuild(build(size), finetuned)
     before = {n: p.data for n, p in classifier.graftable.items()}
-    total = layout.Layout.of(before).total
+    total = layout.FlatLayout.of(before).total
     for sparsity in (1e-4, 1e-2):
         chosen = movement.base_region(finetuned, before, regions.region_size(sparsity, total))
         graft = Graft.take(chosen, before, finetuned)

@@ -25,7 +25,13 @@ from skillgraft.cli import skillgraft
 from skillgraft.experiments import making, run
 
 WORK = ("finetune", "graft", "evaluate")
-FEW = ("finetune.steps=20", "graft.steps=2", "task.test_rows=50", "threads=1", "logger=none")
+FEW = (
+    "finetune.steps=20",
+    "graft.steps=2",
+    "task.max_test_examples=50",
+    "threads=1",
+    "logger=none",
+)
 Time = tuple[float, float]
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from runs import composed
 from stores import add, pretend, status
 
+from runs import composed
 from skillgraft.config import packages
 from skillgraft.experiments import making, run, summary
 from skillgraft.store import index
@@ -81,13 +81,13 @@ def main() -> None:
         say("grafts table", runs, **measured(*grafts, "table", folder))
         start = time.perf_counter()
         for n in range(100):
-            list(index.runs(root, "rivals", status(n)["rivals"]))
+            list(index.runs(root, "same_but_selector", status(n)["same_but_selector"]))
         say("look up runs by a key", runs, wall=(time.perf_counter() - start) / 100)
         making.Making.make = pretend  # type: ignore[method-assign]
         summary.show = str  # type: ignore[assignment]  # nothing, as in a multirun
         common = ("logger=none", "threads=1")
         jobs(root, arguments.jobs, runs, *common, "graft=random")
-        jobs(root, arguments.jobs, runs, *common, "graft=movement", "graft.match=random")
+        jobs(root, arguments.jobs, runs, *common, "graft=movement", "graft.size_from=random")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_a_job_that_is_cancelled_is_made_by_the_same_command(
     slurm.wait_for(lambda: not slurm.ask(cluster, "squeue", "--noheader"), 200)
     records = root.glob(".jobs/*/*/run.json")
     states = {file.parent.name: files.read_json(file)["state"] for file in records}
-    assert states == {"0": "interrupted", "1": "whole"}
+    assert states == {"0": "interrupted", "1": "complete"}
     assert len(list(root.rglob("resume.safetensors"))) == 1
     again = under(cluster, tmp_path, *arguments)
     printed, _ = again.communicate(timeout=300)
@@ -104,7 +104,14 @@ def test_the_same_bits_under_ray(tmp_path: Path, basic: dict[str, dict[str, byte
 @needs_ray
 def test_a_job_under_ray_leaves_its_cores_to_the_one_that_it_waits_for(tmp_path: Path) -> None:
     """ray starts jobs in no fixed order: those that want a learned region's size may come first."""
-    selectors = ("-m", "seed=13,21", "graft=learned,movement", "graft.match=learned", *TINY, *FEW)
+    selectors = (
+        "-m",
+        "seed=13,21",
+        "graft=learned,movement",
+        "graft.size_from=learned",
+        *TINY,
+        *FEW,
+    )
     sweep = under(
         dict(os.environ), tmp_path, *selectors, "graft.steps=20", "hydra/launcher=ray_cluster"
     )

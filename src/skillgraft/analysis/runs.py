@@ -41,7 +41,7 @@ class Run:
     """A run of a store. All but `id`, `folder` and `state` raises InputError unless it is whole."""
 
     folder: Path
-    state: str = job_state.WHOLE
+    state: str = job_state.COMPLETE
 
     @property
     def id(self) -> str:
@@ -50,8 +50,8 @@ class Run:
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the run, which need not be there."""
-        if not checksums.is_whole(self.folder):
-            raise InputError(f"{self.id}: {self.state}, not whole")
+        if not checksums.is_complete(self.folder):
+            raise InputError(f"{self.id}: {self.state}, not complete")
         return self.folder / name
 
     @property
@@ -98,7 +98,7 @@ class Run:
         """Return the table that ends a run."""
         import pandas as pd
 
-        if not checksums.is_whole(self.folder):
+        if not checksums.is_complete(self.folder):
             return f"<p>{html.escape(repr(self))}</p>"
         titles, lines = results(self.metrics)
         table = pd.DataFrame(
@@ -114,14 +114,14 @@ class Runs:
     """The runs of a store, whole or not, as they are at each call. Raises InputError without a folder."""
 
     def __init__(self, root: str | Path = "runs") -> None:
-        self.place = Store(root)
-        if not self.place.root.is_dir():
-            raise InputError(f"{self.place.root}: no such folder")
+        self.store = Store(root)
+        if not self.store.root.is_dir():
+            raise InputError(f"{self.store.root}: no such folder")
 
     def states(self) -> dict[str, str]:
         """Return the state of every run by id; one that is made again still counts as whole."""
-        unfinished = {run["id"]: run["state"] for run in job_state.unfinished(self.place)}
-        whole = dict(index.columns(self.place.root, ["id", "state"]))
+        unfinished = {run["id"]: run["state"] for run in job_state.unfinished(self.store)}
+        whole = dict(index.columns(self.store.root, ["id", "state"]))
         return dict(sorted({**unfinished, **whole}.items()))
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ class Runs:
     def __iter__(self) -> Iterator[Run]:
         """Yield the runs by id."""
         for name, known in self.states().items():
-            yield Run(self.place.run(name), known)
+            yield Run(self.store.run(name), known)
 
     def __getitem__(self, name: str) -> Run:
         """Return the run of an id, or of the start of one. Raises InputError unless it is one run's."""
@@ -140,7 +140,7 @@ class Runs:
         if len(found) != 1:
             some = ", ".join(found[:5]) + ", …" * (len(found) > 5) if found else "none"
             raise InputError(f"{name}: expected the start of one run's id, found {some}")
-        return Run(self.place.run(found[0]), states[found[0]])
+        return Run(self.store.run(found[0]), states[found[0]])
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row a run: what it is, and every metric by its name in metrics.json joined by '/'."""
@@ -148,9 +148,9 @@ class Runs:
 
         from skillgraft.analysis import collect
 
-        whole = collect.collect(self.place)
+        whole = collect.collect(self.store)
         known = set(whole["id"]) if len(whole) else set()
-        others = [run for run in job_state.unfinished(self.place) if run["id"] not in known]
+        others = [run for run in job_state.unfinished(self.store) if run["id"] not in known]
         found = [c for c in map(str, whole) if "/" in c and not c.startswith("config/")]
         metrics = [c for c in found if not c.endswith("/run")]  # which run an overlap is with
         columns = list(dict.fromkeys([*NAMES, *metrics]))
@@ -168,4 +168,4 @@ class Runs:
 
     def __repr__(self) -> str:
         """Return the store and the number of its runs."""
-        return f"Runs({str(self.place.root)!r}): {len(self)} runs"
+        return f"Runs({str(self.store.root)!r}): {len(self)} runs"

@@ -48,7 +48,7 @@ def over_seeds(
 
     keys = ["model", "task", "selector", "sparsity"]
     # runs of other steps, shots, learning rates … are other settings, in rows of their own
-    groups = frame.groupby([*keys, "setting"], sort=True)
+    groups = frame.groupby([*keys, "same_but_seed"], sort=True)
     table = groups.size().rename("n").reset_index()
     members: list[list[int]] = [[] for _ in range(len(table))]
     for row, group in enumerate(groups.ngroup()):
@@ -62,4 +62,4 @@ def over_seeds(
             cell(intervals.over_seeds(values), any(abs(value) >= 100 for value in values))
             for values in by_group
         ]
-    return table.drop(columns="setting")
+    return table.drop(columns="same_but_seed")

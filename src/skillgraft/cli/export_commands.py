@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from skillgraft.cli.output import described, loaded, saved
-from skillgraft.cli.program import Answer, OneRun, command
+from skillgraft.cli.output import described, loaded, save_graft
+from skillgraft.cli.program import CommandResult, OneRun, command
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums, graft_files
@@ -26,7 +26,7 @@ def apply(
         bool,
         typer.Option("--delta", help="The task vector: θ_ft − θ_pre in the region, else zero."),
     ] = False,
-) -> Answer:
+) -> CommandResult:
     """Write pre-trained model + graft as an ordinary transformers checkpoint.
 
     Example: grafts apply runs/toy_film-… --out toy_film
@@ -46,8 +46,10 @@ def apply(
     source = ModelConfig(
         name=str(graft.meta.get("model")), path=known["path"], revision=known.get("revision")
     )
-    folder = str(checkpoints.apply(graft, checkpoint_files.locate(source), out, run, delta))
-    return Answer({"folder": folder, "delta": delta, **described(graft)}, folder)
+    folder = str(
+        checkpoints.write_checkpoint(graft, checkpoint_files.locate(source), out, run, delta)
+    )
+    return CommandResult({"folder": folder, "delta": delta, **described(graft)}, folder)
 
 
 @command()
@@ -62,7 +64,7 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the card; send nothing.")
     ] = False,
-) -> Answer:
+) -> CommandResult:
     """Put a graft on the Hugging Face hub, with a model card and, of a run, its metrics.
 
     `hf auth login` first. Example: grafts push runs/toy_film-… me/toy-film --dry-run
@@ -74,9 +76,9 @@ def push(
 
     graft = loaded(path)
     about: dict[str, Any] = {"base_model": model}
-    if checksums.is_whole(path):
+    if checksums.is_complete(path):
         known = OmegaConf.load(path / "config.yaml")
-        if model is None and known.model.after is None:
+        if model is None and known.continual.init_from is None:
             about["base_model"] = hub.public_id(known.model.path)
         about["task"] = OmegaConf.to_container(known.task)
         about["metrics"] = read_json(path / "metrics.json")
@@ -84,10 +86,10 @@ def push(
         files = [hub_files.FILE, "README.md", *(["metrics.json"] if "metrics" in about else [])]
         typer.echo(f"to {repo}: {', '.join(files)}; nothing sent", err=True)
         card = str(hub.card_of(graft, repo, **about))
-        return Answer({"repository": repo, "files": files, "card": card}, card)
+        return CommandResult({"repository": repo, "files": files, "card": card}, card)
     commit = hub.push_to_hub(graft, repo, **about, private=private)
     sent = {"graft": f"{hub_files.SCHEME}{repo}@{commit.oid}", "url": str(commit.commit_url)}
-    return Answer(sent, "  ".join(sent.values()))
+    return CommandResult(sent, "  ".join(sent.values()))
 
 
 @command()
@@ -104,7 +106,7 @@ def extract(
         typer.Option(help="Regular expression of graftable names; may come again."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random.")] = 0,
-) -> Answer:
+) -> CommandResult:
     """Make a graft of any two checkpoints, without training or data, one tensor in memory at a time.
 
     Example: grafts extract bert-base bert-base-sst2 --sparsity 1e-3 --out sst2.safetensors
@@ -121,4 +123,6 @@ def extract(
         checkpoint_files.locate(ModelConfig(name=path, path=path))
         for path in (pretrained, finetuned)
     )
-    return saved(extraction.extract(before, after, selector, sparsity, graftable or (), seed), out)
+    return save_graft(
+        extraction.extract(before, after, selector, sparsity, graftable or (), seed), out
+    )

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from skillgraft.cli.output import described, loaded, markdown, saved
-from skillgraft.cli.program import Answer, OneRun, SeveralRuns, command
+from skillgraft.cli.output import described, loaded, markdown, save_graft
+from skillgraft.cli.program import CommandResult, OneRun, SeveralRuns, command
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import checksums
 
 
 @command()
-def show(path: OneRun) -> Answer:
+def show(path: OneRun) -> CommandResult:
     """Show one graft: base model, size, and its share by layer and module kind.
 
     Example: grafts show runs/toy_film-…/graft.safetensors
@@ -31,11 +31,11 @@ def show(path: OneRun) -> Answer:
             lines.append(f"share by {kind}: {parts}")
         return "\n".join(lines)
 
-    return Answer({**described(graft), **shares}, text)
+    return CommandResult({**described(graft), **shares}, text)
 
 
 @command()
-def verify(path: OneRun) -> Answer:
+def verify(path: OneRun) -> CommandResult:
     """Check every checksum; exit code 1 where something is missing or altered.
 
     Example: grafts verify runs/toy_film-…
@@ -47,14 +47,19 @@ def verify(path: OneRun) -> Answer:
         wrong.append(str(error))
     for line in wrong:
         typer.echo(line, err=True)
-    said = f"{path}: {'not whole' if wrong else 'whole'}"
-    return Answer({"path": str(path), "whole": not wrong, "wrong": wrong}, said, bool(wrong))
+    record = {"path": str(path), "ok": not wrong, "wrong": wrong}
+    if wrong:
+        return CommandResult(record, f"{path}: damaged or incomplete", wrong=True)
+    matched = "1 file matches its digest"
+    if path.is_dir():
+        matched = f"{len(checksums.recorded(path))} files match their checksums"
+    return CommandResult(record, f"{path}: OK: {matched}")
 
 
 @command("overlap")
 def overlap_of(
     paths: SeveralRuns,
-) -> Answer:
+) -> CommandResult:
     """Show how much of every two regions of one base model is shared (IoU), and what chance would give.
 
     Example: grafts overlap runs/toy_film-… runs/toy_book-…
@@ -72,7 +77,7 @@ def overlap_of(
     lines = []
     for (one, a), (other, b) in itertools.combinations(grafts, 2):
         lines.append({"a": one, "b": other, **a.overlap(b)})
-    return Answer(lines, lambda: markdown(pd.DataFrame(lines)))
+    return CommandResult(lines, lambda: markdown(pd.DataFrame(lines)))
 
 
 @command()
@@ -80,7 +85,7 @@ def combine(
     paths: SeveralRuns,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
-) -> Answer:
+) -> CommandResult:
     """Make one graft of several of one base model; a shared entry of a union gets the mean value.
 
     Example: grafts combine runs/toy_film-… runs/toy_book-… --out both.safetensors
@@ -92,4 +97,4 @@ def combine(
         raise InputError(f"--rule {rule}: expected union or intersection")
     if out.exists():
         raise InputError(f"--out {out}: is there already")
-    return saved(rules[rule]([loaded(path) for path in paths]), out)
+    return save_graft(rules[rule]([loaded(path) for path in paths]), out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skillgraft.cli.program import Answer
+from skillgraft.cli.program import CommandResult
 from skillgraft.store import graft_files
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def described(graft: Graft) -> dict[str, Any]:
     return {**graft.meta, **own, "sparsity": graft.sparsity}
 
 
-def saved(graft: Graft, out: Path) -> Answer:
+def save_graft(graft: Graft, out: Path) -> CommandResult:
     """Write a graft to a file, and say so."""
     file = graft.save(out)
-    return Answer({"file": str(file), **described(graft)}, f"{file}: {graft}")
+    return CommandResult({"file": str(file), **described(graft)}, f"{file}: {graft}")

@@ -20,7 +20,7 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.store import index
 
 
-class OneLine(TyperGroup):
+class CommandGroup(TyperGroup):
     """The commands: an error of the user's is one line on the standard error, and exit code 1."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -33,7 +33,7 @@ class OneLine(TyperGroup):
 
 
 app = typer.Typer(
-    cls=OneLine,
+    cls=CommandGroup,
     help="Look at what `skillgraft` left behind.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -82,7 +82,7 @@ AsJson = Annotated[
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """What a command found: `record` for --json, `text` for people; exit code 1 where it is `wrong`.
 
     Either may be a function: only one of them is asked for.
@@ -93,13 +93,15 @@ class Answer:
     wrong: bool = False
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+def command(
+    name: str | None = None,
+) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
     """Return what makes a function a command with --json: it returns its Answer, and prints nothing.
 
     What it, or a library, prints all the same goes to the standard error.
     """
 
-    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    def register(function: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
         @functools.wraps(function)
         def run(as_json: bool, **options: Any) -> None:
             with contextlib.redirect_stdout(sys.stderr):
@@ -120,7 +122,7 @@ def command(name: str | None = None) -> Callable[[Callable[..., Answer]], Callab
     return register
 
 
-def emit(answer: Answer, as_json: bool) -> None:
+def emit(answer: CommandResult, as_json: bool) -> None:
     """Print an answer as one JSON document or as text. Raises typer.Exit(1) where something is wrong."""
     found = answer.record if as_json else answer.text
     found = found() if callable(found) else found

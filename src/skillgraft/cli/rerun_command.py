@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from skillgraft.cli.program import Answer, command, complete
+from skillgraft.cli.program import CommandResult, command, complete
 from skillgraft.runtime.errors import InputError
 from skillgraft.store.folders import Store
 
@@ -37,7 +37,7 @@ def rerun(
         Path | None, typer.Option(help="An empty folder for the scratch store, which is kept.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the new figure.")] = None,
-) -> Answer:
+) -> CommandResult:
     """Make a run again from nothing and compare: bit-identical, or all that differs and exit code 1.
 
     Changed files, models and libraries are named first.
@@ -46,7 +46,7 @@ def rerun(
     """
     import tempfile
 
-    from skillgraft.experiments.rerun import again, behind, check, compare, find, redraw
+    from skillgraft.experiments.rerun import check, compare, find, redraw, reproduce, runs_of_figure
 
     if out is not None and figure is None:
         raise InputError("--out: only with --figure")
@@ -56,7 +56,7 @@ def rerun(
         scratch = Store(
             keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="skillgraft-"))
         )
-        runs = behind(figure, Path(path)) if figure else [find(path, Store(root))]
+        runs = runs_of_figure(figure, Path(path)) if figure else [find(path, Store(root))]
         named, changed = check(runs, scratch)
         for line in (*named, *changed):
             typer.echo(line, err=True)
@@ -64,7 +64,7 @@ def rerun(
             raise InputError("what is read has changed; --anyway makes the run all the same")
         if cached:
             typer.echo("fine-tuned weights: from the store, not made again", err=True)
-        made = {folder: again(folder, scratch, cached) for folder in runs}
+        made = {folder: reproduce(folder, scratch, cached) for folder in runs}
         found = compare(made)
         if figure:
             drawn, cells = redraw(Path(path), scratch, [f.name for f in made.values()])
@@ -76,4 +76,4 @@ def rerun(
     record |= {name: [vars(line) for line in lines] for name, lines in lists.items()}
     weights = ", with the fine-tuned weights of the store" if cached else ""
     same = f"bit-identical{weights}: {path}"
-    return Answer(record, "\n".join(map(str, found)) or same, bool(found))
+    return CommandResult(record, "\n".join(map(str, found)) or same, bool(found))

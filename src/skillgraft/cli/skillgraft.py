@@ -67,14 +67,14 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signals.handle)
             app()
         except Exception:
-            sweep.outlast()
+            sweep.wait_for_running_jobs()
             raise
         finally:
             whole = sweep.finish()
         if not whole:
             sys.exit(1)
     except KeyboardInterrupt:  # before a run has begun
-        print("skillgraft: interrupted; the same command goes on from there", file=sys.stderr)
+        print("skillgraft: interrupted; run the same command to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # as in `skillgraft --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

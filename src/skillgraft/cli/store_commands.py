@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from skillgraft.cli.output import markdown, records
-from skillgraft.cli.program import Answer, Root, command, complete
+from skillgraft.cli.program import CommandResult, Root, command, complete
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums, index, job_state, metric_names
@@ -16,19 +16,19 @@ from skillgraft.store.folders import Store
 
 
 @command("list")
-def list_runs(root: Root = Path("runs")) -> Answer:
+def list_runs(root: Root = Path("runs")) -> CommandResult:
     """List every run with its state, the whole ones with their test metrics.  Example: grafts list runs"""
-    place, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
+    store, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
     chosen = [
         c
         for c in metric_names.MEASURES
         if c.startswith(("finetuned/test/accuracy", "graft/", "region/"))
     ]
     columns = [*names, "id", "state", *chosen]
-    lines = index.columns(place.root, columns)
-    lines += [tuple(map(run.get, columns)) for run in job_state.unfinished(place)]
+    lines = index.columns(store.root, columns)
+    lines += [tuple(map(run.get, columns)) for run in job_state.unfinished(store)]
     if not lines:
-        raise InputError(f"{place.root}: no run in it")
+        raise InputError(f"{store.root}: no run in it")
     lines.sort(key=lambda line: [(value is None, value) for value in line[: len(names)]])
 
     def text() -> str:
@@ -43,7 +43,7 @@ def list_runs(root: Root = Path("runs")) -> Answer:
         options: dict[str, Any] = {"tablefmt": "pipe", "missingval": "–", "disable_numparse": True}
         return tabulate(cells, columns[len(names) :], colalign=sides, **options)
 
-    return Answer([dict(zip(columns, line, strict=True)) for line in lines], text)
+    return CommandResult([dict(zip(columns, line, strict=True)) for line in lines], text)
 
 
 @command()
@@ -52,24 +52,24 @@ def table(
     columns: Annotated[
         str, typer.Option(help="Metrics to show: names of metrics.json, joined by '/', by commas.")
     ] = ",".join(metric_names.MEASURES),
-) -> Answer:
+) -> CommandResult:
     """Mean ± half the 95 % interval over seeds, and n, a row a setting.  Example: grafts table runs"""
     from skillgraft.analysis import collect, tables
 
-    place, names = Store(root), columns.split(",")
-    frame = collect.collect(place)
+    store, names = Store(root), columns.split(",")
+    frame = collect.collect(store)
     if frame.empty:
-        raise InputError(f"{place.root}: no whole run in it")
+        raise InputError(f"{store.root}: no complete run in it")
     if unknown := [name for name in names if name not in frame.columns]:
         raise InputError(f"--columns: no metric {unknown[0]} in {root}")
-    return Answer(
+    return CommandResult(
         lambda: records(tables.over_seeds(frame, names, tables.numbers)),
         lambda: markdown(tables.over_seeds(frame, names)),
     )
 
 
 @command()
-def claims(root: Root = Path("runs")) -> Answer:
+def claims(root: Root = Path("runs")) -> CommandResult:
     """Judge the claims of every sweep: the paper's figures beside the measured ones.
 
     Means with Student's t intervals over seeds.  Example: grafts claims runs
@@ -78,19 +78,19 @@ def claims(root: Root = Path("runs")) -> Answer:
 
     from skillgraft.analysis.claims import judging
 
-    place = Store(root)
-    found = judging.judged(place, keep=True)
+    store = Store(root)
+    found = judging.judged(store, keep=True)
     if not found:
-        raise InputError(f"{place.root}: no sweep with a claim in it")
+        raise InputError(f"{store.root}: no sweep with a claim in it")
     record = [{"sweep": name, **statement.record()} for name, statement in found]
-    return Answer(record, lambda: markdown(pd.DataFrame(judging.verdicts(found))))
+    return CommandResult(record, lambda: markdown(pd.DataFrame(judging.verdicts(found))))
 
 
 @command("compare")
 def compare_models(
     path: Annotated[Path, typer.Argument(help="A run's folder.", autocompletion=complete)],
     split: Annotated[str, typer.Option(help="test, validation, or ood/<task>.")] = "test",
-) -> Answer:
+) -> CommandResult:
     """Intervals over examples of each model of one run, and paired tests against the fine-tuned model.
 
     95 % bootstrap intervals; McNemar's exact test of accuracy, permutation test of ECE.
@@ -101,8 +101,8 @@ def compare_models(
     from skillgraft.evaluation import statistics
     from skillgraft.evaluation.intervals import Interval
 
-    if not checksums.is_whole(path):
-        raise InputError(f"{path}: no whole run")
+    if not checksums.is_complete(path):
+        raise InputError(f"{path}: no complete run")
     frame = pd.read_parquet(path / "predictions.parquet")
     if split not in (known := frame["split"].unique().tolist()):
         raise InputError(f"--split {split}: the run has {', '.join(known)}")
@@ -124,7 +124,7 @@ def compare_models(
         lines.append(line)
     table = pd.DataFrame(lines)
     plain = table.map(lambda value: vars(value) if isinstance(value, Interval) else value)
-    return Answer(lambda: records(plain), lambda: markdown(table))
+    return CommandResult(lambda: records(plain), lambda: markdown(table))
 
 
 @command()
@@ -134,7 +134,7 @@ def report(
         "report"
     ),
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier report.")] = False,
-) -> Answer:
+) -> CommandResult:
     """Write one HTML page of all runs, and beside it each figure (SVG, PNG) and table (CSV, LaTeX).
 
     Example: grafts report runs --out report
@@ -145,29 +145,29 @@ def report(
         raise InputError(f"--out {out}: not empty; --force writes over it")
     page = write(root, out)
     files = read_json(out / MANIFEST)["files"]
-    return Answer({"page": str(page), "files": files}, str(page))
+    return CommandResult({"page": str(page), "files": files}, str(page))
 
 
 @command("gc")
 def free(
     root: Root = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Free it; else it is only listed.")] = False,
-) -> Answer:
+) -> CommandResult:
     """List what can be made again, with sizes; --yes frees it. Whole runs and sweeps stay.
 
     Example: grafts gc runs --yes
     """
     from skillgraft.store import garbage
 
-    place = Store(root)
-    if not place.root.is_dir():
-        raise InputError(f"{place.root}: no such folder")
-    items = garbage.freeable(place)
+    store = Store(root)
+    if not store.root.is_dir():
+        raise InputError(f"{store.root}: no such folder")
+    items = garbage.freeable(store)
     lines = [
-        {"what": i.kind, "folder": str(i.folder.relative_to(place.root)), "MiB": i.bytes / 2**20}
+        {"what": i.kind, "folder": str(i.folder.relative_to(store.root)), "MiB": i.bytes / 2**20}
         for i in items
     ]
-    freed = [item for item in items if garbage.free(place, item)] if yes else []
+    freed = [item for item in items if garbage.free(store, item)] if yes else []
 
     def text() -> str:
         from tabulate import tabulate
@@ -179,4 +179,4 @@ def free(
         listed = tabulate(lines, headers="keys", tablefmt="pipe", floatfmt=".1f")
         return f"{listed}\n{total:.1f} MiB in {len(items)} folders; {done}".lstrip()
 
-    return Answer({"freed": len(freed), "items": lines}, text)
+    return CommandResult({"freed": len(freed), "items": lines}, text)

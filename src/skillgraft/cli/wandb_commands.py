@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from skillgraft.cli.output import markdown
-from skillgraft.cli.program import Answer, Root, command
+from skillgraft.cli.program import CommandResult, Root, command
 from skillgraft.runtime import files
 from skillgraft.store.folders import Store
 
@@ -24,7 +24,7 @@ def send_offline(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, without a network.")
     ] = False,
-) -> Answer:
+) -> CommandResult:
     """Send the offline W&B runs of a store by sweep, wherever the store is now; those sent are skipped.
 
     Only files of a run are sent, never another file that its record names; --dry-run lists them.
@@ -45,7 +45,7 @@ def send_offline(
         named = [file for line in lines for file in line["files"]] if dry_run else []
         return "\n".join([markdown(table), *named])
 
-    return Answer(lines, shown, wrong=bool(refused))
+    return CommandResult(lines, shown, wrong=bool(refused))
 
 
 @command()
@@ -61,7 +61,7 @@ def dashboard(
     send: Annotated[
         bool, typer.Option("--send", help="Make workspace and reports on W&B, new ones each time.")
     ] = False,
-) -> Answer:
+) -> CommandResult:
     """Build a W&B workspace for comparing runs and a report a figure; print them, or send them.
 
     Example: grafts dashboard skillgraft --out dashboard.json
@@ -76,9 +76,9 @@ def dashboard(
         )
     if send:
         places = dashboards.send(project, entity, names)
-        return Answer(places, "\n".join(places))
+        return CommandResult(places, "\n".join(places))
     content = specification(project, entity or "", names)
     if out is None:
-        return Answer(content, lambda: json.dumps(content, indent=1))
+        return CommandResult(content, lambda: json.dumps(content, indent=1))
     files.write_json(out, content)
-    return Answer({"file": str(out)}, str(out))
+    return CommandResult({"file": str(out)}, str(out))

@@ -34,7 +34,7 @@ class Kind(StrEnum):
     autoregressive = "autoregressive"
 
 
-class Train(StrEnum):
+class Trainable(StrEnum):
     """Which parameters fine-tuning trains: all graftable ones, their biases, or low-rank updates."""
 
     full = "full"
@@ -58,7 +58,7 @@ class Optimizer(StrEnum):
     adamw = "adamw"
 
 
-class Schedule(StrEnum):
+class LRSchedule(StrEnum):
     """How the learning rate of fine-tuning goes over the steps."""
 
     linear = "linear"
@@ -89,29 +89,33 @@ class Selector(StrEnum):
 
 
 # The keys of `graft` that each selector reads, beside its name.
-MASKED = ("steps", "lr", "batch_size", "examples", "score_every", "score_rows", "patience")
+MASKED = (
+    "steps", "lr", "batch_size", "examples_per_step", "score_every", "score_examples", "patience",
+)  # fmt: skip
 READ: dict[Selector, tuple[str, ...]] = {
     Selector.learned: (*MASKED, "sigmoid_bias"),
-    Selector.stitch_l1: (*MASKED, "start", "penalty"),
-    Selector.attribution: ("points", "rounds", "batch_size", "examples"),
-    Selector.fisher: ("points", "per_example", "batch_size", "examples"),
+    Selector.stitch_l1: (*MASKED, "init_score", "l1_penalty"),
+    Selector.attribution: ("path_points", "greedy_rounds", "batch_size", "examples_per_step"),
+    Selector.fisher: ("path_points", "per_example", "batch_size", "examples_per_step"),
     Selector.layer: ("layer",),
     Selector.module: ("module",),
-    Selector.file: ("rule",),
+    Selector.file: ("combine",),
 }
 TRAINED = (Selector.learned, Selector.stitch_l1)  # a size to start from; they find their own
 UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
-OPTIONAL = ("score_every", "score_rows", "patience", "per_example", "rounds")  # may be null
+OPTIONAL = (  # may be null
+    "score_every", "score_examples", "patience", "per_example", "greedy_rounds",
+)  # fmt: skip
 
 
-class Rule(StrEnum):
+class Combine(StrEnum):
     """How stored grafts become one."""
 
     union = "union"
     intersection = "intersection"
 
 
-class Take(StrEnum):
+class Carry(StrEnum):
     """What a stage of continual learning starts from: the last one's graft, or its θ_ft."""
 
     graft = "graft"

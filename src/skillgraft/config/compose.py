@@ -48,7 +48,7 @@ def expand(cfg: RunConfig, folders: list[Path]) -> None:
         name for name in cfg.finetune.tasks or () if name not in (cfg.task.name, *cfg.others)
     ):
         cfg.others[name] = task_file(name, "finetune.tasks", folders)
-        cfg.others[name].test_rows = cfg.task.test_rows
+        cfg.others[name].max_test_examples = cfg.task.max_test_examples
 
 
 def check_local(folders: Sequence[Path]) -> None:

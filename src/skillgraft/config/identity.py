@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from skillgraft.config.choices import READ, UNSIZED, Kind, Selector, Train
+from skillgraft.config.choices import READ, UNSIZED, Kind, Selector, Trainable
 from skillgraft.config.compose import plain
 from skillgraft.config.keys import dotted_keys
 from skillgraft.config.schema import RunConfig
@@ -33,22 +33,22 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
         )
         if value != default:
             values[name] = value
-    unread = idle(cfg)
+    unread = unread_keys(cfg)
     return {name: value for name, value in values.items() if name not in unread}
 
 
-def idle(cfg: RunConfig) -> set[str]:
+def unread_keys(cfg: RunConfig) -> set[str]:
     """Return the keys that the selector, or the kind of fine-tuning, never reads."""
     read = {"graft.selector", *(f"graft.{name}" for name in READ.get(cfg.graft.selector, ()))}
     unread = {name for name, _ in dotted_keys() if name.startswith("graft.") and name not in read}
     if cfg.graft.selector in UNSIZED:
         unread.add("sparsity")
     if cfg.finetune.kind is not Kind.linear:
-        unread |= {"finetune.pool", "finetune.norm", "finetune.head_lr"}
-    if cfg.finetune.train is not Train.lora:
+        unread |= {"finetune.pool", "finetune.feature_norm", "finetune.head_lr"}
+    if cfg.finetune.trainable is not Trainable.lora:
         unread |= {"finetune.rank", "finetune.alpha"}
-    if cfg.model.after is None:  # also at the first stage of a sequence
-        unread.add("model.take")
+    if cfg.continual.init_from is None:  # also at the first stage of a sequence
+        unread.add("continual.carry")
     return unread
 
 

@@ -8,18 +8,18 @@ from typing import Any
 from omegaconf import MISSING
 
 from skillgraft.config.choices import (
+    Carry,
+    Combine,
     Kind,
+    LRSchedule,
     Metric,
     Mode,
     Optimizer,
     Pool,
-    Rule,
-    Schedule,
     Selector,
     Source,
     Strategy,
-    Take,
-    Train,
+    Trainable,
 )
 
 
@@ -28,7 +28,7 @@ def between(low: float, high: float | None = None, **more: Any) -> Any:
     return field(default=MISSING, metadata={"low": low, "high": high, **more})
 
 
-def silent(default: Any = MISSING) -> Any:
+def not_identity(default: Any = MISSING) -> Any:
     """Declare a field that cannot change a result; a type is the maker of its default."""
     if isinstance(default, type):
         return field(default_factory=default, metadata={"identity": False})
@@ -69,14 +69,14 @@ class TaskConfig:
     verbalizer: Any = MISSING
     metric: Metric = MISSING
     max_length: int = between(8)
-    source: Source = silent()
-    columns: Columns = silent(Columns)
-    hub: Hub = silent(Hub)
-    train: str | None = silent(None)
-    validation: str | None = silent(None)
-    test: str | None = silent(None)
-    test_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
-    ood: list[str] = silent(list)
+    source: Source = not_identity()
+    columns: Columns = not_identity(Columns)
+    hub: Hub = not_identity(Hub)
+    train: str | None = not_identity(None)
+    validation: str | None = not_identity(None)
+    test: str | None = not_identity(None)
+    max_test_examples: int | None = field(default=None, metadata={"low": 1, "high": None})
+    ood: list[str] = not_identity(list)
     ood_labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -85,14 +85,20 @@ class ModelConfig:
     """A pre-trained model; the digest of its files, not its path, is the identity."""
 
     name: str = MISSING
-    path: str = silent()
-    revision: str | None = silent(None)
-    blocks: dict[str, list[str]] = silent(dict)  # `graftable` takes its list from here
+    path: str = not_identity()
+    revision: str | None = not_identity(None)
+    blocks: dict[str, list[str]] = not_identity(dict)  # `graftable` takes its list from here
     graftable: list[str] = MISSING
     attention: str = MISSING
-    after: str | None = silent(None)  # a run; what it left is the identity
-    sequence: list[str] = silent(list)
-    take: Take = Take.graft
+
+
+@dataclass
+class ContinualConfig:
+    """A sequence of tasks, and what each stage starts from (section 7)."""
+
+    tasks: list[str] = not_identity(list)
+    init_from: str | None = not_identity(None)  # a run; what it left is the identity
+    carry: Carry = Carry.graft
 
 
 @dataclass
@@ -101,17 +107,17 @@ class FinetuneConfig:
 
     kind: Kind = MISSING
     pool: Pool | None = None
-    norm: float | None = field(default=None, metadata={"low": 0, "high": None})
+    feature_norm: float | None = field(default=None, metadata={"low": 0, "high": None})
     optimizer: Optimizer = MISSING
     lr: float = between(0)
     head_lr: float | None = field(default=None, metadata={"low": 0, "high": None})
     steps: int = between(0)
     batch_size: int = between(1)
     weight_decay: float = between(0)
-    clip: float = between(0)
-    schedule: Schedule = MISSING
+    gradient_clip_val: float = between(0)
+    lr_schedule: LRSchedule = MISSING
     evaluate_every: int = between(1)
-    train: Train = Train.full
+    trainable: Trainable = Trainable.full
     l1: float = field(default=0.0, metadata={"low": 0, "high": None})
     rank: int | None = field(default=None, metadata={"low": 1, "high": None})
     alpha: int | None = field(default=None, metadata={"low": 1, "high": None})
@@ -127,21 +133,21 @@ class GraftConfig:
     lr: float | None = field(default=None, metadata={"low": 0, "high": None})
     sigmoid_bias: float | None = None
     batch_size: int | None = field(default=None, metadata={"low": 1, "high": None})
-    examples: int | None = field(default=None, metadata={"low": 1, "high": None})
+    examples_per_step: int | None = field(default=None, metadata={"low": 1, "high": None})
     score_every: int | None = field(default=None, metadata={"low": 1, "high": None})
-    score_rows: int | None = field(default=None, metadata={"low": 1, "high": None})
+    score_examples: int | None = field(default=None, metadata={"low": 1, "high": None})
     patience: int | None = field(default=None, metadata={"low": 1, "high": None})
-    match: str | None = silent(None)
-    start: float | None = field(default=None, metadata={"low": 0, "high": None})
-    penalty: float | None = field(default=None, metadata={"low": 0, "high": None})
-    points: int | None = field(default=None, metadata={"low": 1, "high": None})
-    rounds: int | None = field(default=None, metadata={"low": 1, "high": None})
+    size_from: str | None = not_identity(None)
+    init_score: float | None = field(default=None, metadata={"low": 0, "high": None})
+    l1_penalty: float | None = field(default=None, metadata={"low": 0, "high": None})
+    path_points: int | None = field(default=None, metadata={"low": 1, "high": None})
+    greedy_rounds: int | None = field(default=None, metadata={"low": 1, "high": None})
     per_example: bool | None = None
     layer: str | None = None
     module: str | None = None
-    paths: list[str] = silent(list)  # the digests of the files are the identity
-    by: Selector | None = silent(None)
-    rule: Rule | None = None
+    paths: list[str] = not_identity(list)  # the digests of the files are the identity
+    paths_selector: Selector | None = not_identity(None)
+    combine: Combine | None = None
 
 
 @dataclass
@@ -149,9 +155,9 @@ class CompareConfig:
     """Models that stand beside the graft in metrics.json; none of them is a graft (section 3)."""
 
     temperature: bool = False
-    wise: list[float] = field(default_factory=list, metadata={"low": 0, "high": 1})
-    lottery: list[int] = field(default_factory=list, metadata={"low": 0, "high": None})
-    inside: list[int] = field(default_factory=list, metadata={"low": 1, "high": None})
+    wise_ft_alphas: list[float] = field(default_factory=list, metadata={"low": 0, "high": 1})
+    lottery_steps: list[int] = field(default_factory=list, metadata={"low": 0, "high": None})
+    inside_steps: list[int] = field(default_factory=list, metadata={"low": 1, "high": None})
 
 
 @dataclass
@@ -159,9 +165,11 @@ class ClaimConfig:
     """What a sweep is to show at its end; nothing of it can change a run."""
 
     name: str | None = None
-    at: float | None = None  # the sparsity at which the paper's figure is tested
-    small: list[str] = field(default_factory=list)  # OOD sets under a small shift: SET, or TASK/SET
-    large: list[str] = field(default_factory=list)
+    sparsity: float | None = None  # the sparsity at which the paper's figure is tested
+    small_shift: list[str] = field(
+        default_factory=list
+    )  # OOD sets under a small shift: SET, or TASK/SET
+    large_shift: list[str] = field(default_factory=list)
     similar: list[list[str]] = field(default_factory=list)  # groups of tasks that are alike
 
 
@@ -175,7 +183,7 @@ class TrainerConfig:
     precision: str = MISSING
     evaluation_batch_size: int = between(1)
     compile: bool = False
-    progress: bool | None = silent()
+    progress: bool | None = not_identity()
 
 
 @dataclass
@@ -197,18 +205,19 @@ class RunConfig:
 
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    continual: ContinualConfig = field(default_factory=ContinualConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     graft: GraftConfig = field(default_factory=GraftConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = silent(LoggerConfig)
-    claim: ClaimConfig = silent(ClaimConfig)
+    logger: LoggerConfig = not_identity(LoggerConfig)
+    claim: ClaimConfig = not_identity(ClaimConfig)
     sparsity: float = between(0, 1)
     seed: int = between(0)
     shots: int | None = field(default=MISSING, metadata={"low": 1, "high": None})
     threads: int = between(1)
-    store: str = silent()
-    data_dir: str | None = silent()
-    force: bool = silent()
-    ood: dict[str, TaskConfig] = silent(dict)
-    others: dict[str, TaskConfig] = silent(dict)  # of a mixture, or earlier in a sequence
+    store: str = not_identity()
+    data_dir: str | None = not_identity()
+    force: bool = not_identity()
+    ood: dict[str, TaskConfig] = not_identity(dict)
+    others: dict[str, TaskConfig] = not_identity(dict)  # of a mixture, or earlier in a sequence

@@ -19,7 +19,7 @@ from skillgraft.config.choices import (
     Metric,
     Selector,
     Strategy,
-    Train,
+    Trainable,
 )
 from skillgraft.config.keys import dotted_keys, limits, unknown
 from skillgraft.config.messages import nearest
@@ -69,14 +69,14 @@ def check(cfg: RunConfig) -> None:
 
 def check_sequence(cfg: RunConfig) -> None:
     """Raise InputError where a stage of continual learning does not fit its sequence."""
-    sequence = list(cfg.model.sequence)
+    sequence = list(cfg.continual.tasks)
     if sequence and (cfg.task.name not in sequence or len(set(sequence)) != len(sequence)):
         raise InputError(
-            f"model.sequence={sequence}: expected different tasks, task.name={cfg.task.name} "
+            f"continual.tasks={sequence}: expected different tasks, task.name={cfg.task.name} "
             "among them"
         )
-    if (sequence or cfg.model.after is not None) and cfg.finetune.kind is Kind.linear:
-        key = "model.sequence" if sequence else "model.after"
+    if (sequence or cfg.continual.init_from is not None) and cfg.finetune.kind is Kind.linear:
+        key = "continual.tasks" if sequence else "continual.init_from"
         raise InputError(f"{key}: tasks do not share a linear head; use a prompt")
 
 
@@ -85,10 +85,12 @@ def check_finetune(cfg: RunConfig) -> None:
     options = cfg.finetune
     if options.kind is Kind.linear and (options.pool is None or options.head_lr is None):
         raise InputError("finetune.pool and finetune.head_lr: finetune.kind=linear needs both")
-    if options.train is Train.lora and (options.rank is None or options.alpha is None):
-        raise InputError("finetune.rank and finetune.alpha: finetune.train=lora needs both")
-    if options.l1 and options.train is Train.lora:
-        raise InputError("finetune.l1: not for finetune.train=lora, whose movement is not sparse")
+    if options.trainable is Trainable.lora and (options.rank is None or options.alpha is None):
+        raise InputError("finetune.rank and finetune.alpha: finetune.trainable=lora needs both")
+    if options.l1 and options.trainable is Trainable.lora:
+        raise InputError(
+            "finetune.l1: not for finetune.trainable=lora, whose movement is not sparse"
+        )
     if options.tasks is None:
         raise InputError("finetune.tasks: no value; give the tasks with finetune.tasks=[…]")
     tasks = list(options.tasks)
@@ -106,10 +108,10 @@ def check_graft(graft: GraftConfig) -> None:
     for name in READ.get(selector, ()):
         if graft[name] is None and name not in OPTIONAL:  # type: ignore[index]
             raise InputError(f"graft.{name}: graft.selector={selector.value} needs a value")
-    matched = f"graft.match={graft.match}: the {selector.value} selector"
-    if graft.match not in (None, selector.value) and selector in TRAINED:
+    matched = f"graft.size_from={graft.size_from}: the {selector.value} selector"
+    if graft.size_from not in (None, selector.value) and selector in TRAINED:
         raise InputError(f"{matched} finds its own size")
-    if graft.match not in (None, selector.value) and selector in UNSIZED:
+    if graft.size_from not in (None, selector.value) and selector in UNSIZED:
         raise InputError(f"{matched} has no size")
     if selector is Selector.file and not graft.paths:
         raise InputError("graft.paths: graft.selector=file needs the files of grafts, or runs")

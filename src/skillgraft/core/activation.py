@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from skillgraft.core.graft import Graft, union
-from skillgraft.core.patches import targets
+from skillgraft.core.patches import find_patches
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,7 +25,7 @@ def active(model: M, *grafts: Graft) -> Iterator[M]:
         yield model
         return
     graft = grafts[0] if len(grafts) == 1 else union(grafts)
-    found = targets(graft, model)
+    found = find_patches(graft, model)
     try:
         for target in found:
             target.write(graft.values[target.name])

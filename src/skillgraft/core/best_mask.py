@@ -18,7 +18,7 @@ def initial_scores(total: int, seed: int, dtype: torch.dtype = torch.float32) ->
 
 
 @dataclass
-class Best:
+class BestMask:
     """The best mask so far: a later one must be strictly better."""
 
     step: int = -1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skillgraft.core import top_k
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 
 
 class FlatModel:
@@ -24,7 +24,7 @@ class FlatModel:
         self, parameters: Mapping[str, nn.Parameter], finetuned: Mapping[str, Tensor]
     ) -> None:
         self.parameters = dict(parameters)
-        self.layout = Layout.of(self.parameters)
+        self.layout = FlatLayout.of(self.parameters)
         self.before = {
             name: (p.data, p.grad, p.requires_grad) for name, p in self.parameters.items()
         }
@@ -43,7 +43,7 @@ class FlatModel:
 
     def chunked(self, tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
         """Return the chunks of named tensors, each of one or more flat views."""
-        return groups([tensors[name] for name in self.parameters], *self.sizes)
+        return group_views([tensors[name] for name in self.parameters], *self.sizes)
 
     def link(self) -> None:
         """Make the parameters views of the flat vector, without a gradient."""
@@ -76,8 +76,8 @@ class FlatModel:
         """Yield slices of the flat vectors, with θ_pre and Δ there: to be read, until the next."""
         spare = self.theta.new_empty(self.sizes[0])  # used again, it stays in the cache
         for at, before, after in zip(self.slices, *self.parts, strict=True):
-            pretrained = joined(before)
-            delta = torch.sub(joined(after), pretrained, out=spare[: at.stop - at.start])
+            pretrained = join_views(before)
+            delta = torch.sub(join_views(after), pretrained, out=spare[: at.stop - at.start])
             yield at, pretrained, delta
 
     @torch.no_grad()
@@ -116,12 +116,12 @@ def chunk_sizes(like: Tensor) -> tuple[int, int]:
     return size, size // 8
 
 
-def joined(parts: list[Tensor]) -> Tensor:
+def join_views(parts: list[Tensor]) -> Tensor:
     """Return the views of a chunk as one tensor: the view itself where there is but one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def groups(tensors: Iterable[Tensor], size: int, small: int) -> list[list[Tensor]]:
+def group_views(tensors: Iterable[Tensor], size: int, small: int) -> list[list[Tensor]]:
     """Return tensors as flat views in order, cut to at most `size` entries, those up to `small` together."""
     out: list[list[Tensor]] = []
     held = 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skillgraft.core import top_k
 from skillgraft.core.flat_model import FlatModel
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 from skillgraft.runtime.errors import InputError
 
 Pass = Callable[[], Iterable[Tensor]]  # one pass over the examples: the loss of each batch
@@ -17,7 +17,7 @@ Pass = Callable[[], Iterable[Tensor]]  # one pass over the examples: the loss of
 
 def magnitude(finetuned: Mapping[str, Tensor]) -> Tensor:
     """Return |θ_ft|; (n,)."""
-    return Layout.of(finetuned).flatten(finetuned).abs_()
+    return FlatLayout.of(finetuned).flatten(finetuned).abs_()
 
 
 def mean_gradient(flat: FlatModel, losses: Pass, *, squared: bool = False) -> Tensor:
@@ -90,5 +90,5 @@ def greedy(
             continue
         flat.write(lambda at: chosen[at])
         worth = flat.times_delta(mean_gradient(flat, losses)).neg_()
-        chosen[top_k.top(worth, wanted, torch.cat([here, never.to(here.device)]))] = True
+        chosen[top_k.top_k(worth, wanted, torch.cat([here, never.to(here.device)]))] = True
     return chosen.nonzero().view(-1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skillgraft.core import digests, graft_facts, graft_file, patches, regions
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 from skillgraft.runtime.errors import GraftError
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,7 +44,7 @@ class Graft:
         head: Mapping[str, Tensor] | None = None,
     ) -> Graft:
         """Return the graft of sorted flat indices `chosen`, counted through `pretrained` in its order."""
-        layout = Layout.of(pretrained)
+        layout = FlatLayout.of(pretrained)
         indices = {name: part.cpu() for name, part in layout.split(chosen).items()}
 
         def at(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,9 +61,9 @@ class Graft:
         )
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> FlatLayout:
         """How the graftable tensors lie in one flat vector."""
-        return Layout(self.shapes)
+        return FlatLayout(self.shapes)
 
     @property
     def size(self) -> int:
@@ -110,7 +110,7 @@ class Graft:
         The stored pre-trained values are compared, not the whole model. Raises GraftError.
         `active(model, graft)` is the same inside a `with` block, and undoes it.
         """
-        for target in patches.targets(self, model):
+        for target in patches.find_patches(self, model):
             target.write(self.values[target.name])
         return model
 
@@ -155,7 +155,7 @@ def union(grafts: Sequence[Graft]) -> Graft:
     values: dict[str, Tensor] = {}
     pretrained: dict[str, Tensor] = {}
     for names in alike.values():
-        layout = Layout({name: first.shapes[name] for name in names})
+        layout = FlatLayout({name: first.shapes[name] for name in names})
         every = torch.cat([layout.join(graft.indices) for graft in grafts])
         value = torch.cat([graft.values[name] for graft in grafts for name in names])
         index, place = every.unique(return_inverse=True)
@@ -171,7 +171,7 @@ def union(grafts: Sequence[Graft]) -> Graft:
         indices |= parts
         values |= dict(zip(names, mean.split(sizes), strict=True))
         pretrained |= dict(zip(names, before.split(sizes), strict=True))
-    head = first.head if all(same(first.head, graft.head) for graft in grafts) else {}
+    head = first.head if all(same_tensors(first.head, graft.head) for graft in grafts) else {}
     return combined(grafts, "union", indices, values, pretrained, head)
 
 
@@ -207,6 +207,6 @@ def combined(
     return Graft(indices, values, pretrained, first.shapes, first.base, meta, head)
 
 
-def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Return whether two mappings of tensors are equal, bit for bit."""
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)

@@ -40,7 +40,7 @@ def shares_by_module(graft: Graft) -> dict[str, float]:
 
 def facts(graft: Graft) -> dict[str, str]:
     """Return what there is to say of a graft in a few lines, each with its name."""
-    told = {"selector": "selector", "sparsity asked": "asked_sparsity", "rule": "rule"}
+    told = {"selector": "selector", "requested sparsity": "requested_sparsity", "rule": "rule"}
     told |= {"fine-tuning": "finetune", "seed": "seed"}
     size = f"{graft.size:,} of {graft.graftable:,} parameters ({graft.sparsity:.2e})"
     return {

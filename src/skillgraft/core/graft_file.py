@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skillgraft.core import digests
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 from skillgraft.runtime.errors import GraftError
 from skillgraft.runtime.files import atomic_write
 
@@ -67,7 +67,7 @@ def read(path: str | Path) -> dict[str, Any]:
             header = json.loads((file.metadata() or {}).get("skillgraft", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise GraftError(f"{path}: not a whole safetensors file ({error})") from error
+        raise GraftError(f"{path}: not a complete safetensors file ({error})") from error
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise GraftError(f"{path}: a safetensors file, but no graft")
     if header["format"] > FORMAT:
@@ -106,7 +106,7 @@ def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 def check_indices(indices: Mapping[str, Tensor], shapes: Mapping[str, tuple], path: Path) -> None:
     """Raise GraftError for an index that is out of range, or not above the one before it."""
-    for name, size in zip(shapes, Layout(shapes).sizes, strict=True):
+    for name, size in zip(shapes, FlatLayout(shapes).sizes, strict=True):
         index = indices[name]
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
             raise GraftError(f"{path}: {name}: an index is out of range (0 to {size - 1})")

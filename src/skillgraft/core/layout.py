@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class FlatLayout:
     """The order in which named tensors lie in one flat vector; flat indices count through it."""
 
     shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Layout:
+    def of(cls, tensors: Mapping[str, Tensor]) -> FlatLayout:
         """Return the layout of named tensors, in the mapping's order."""
         return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from skillgraft.core import regions
-from skillgraft.core.best_mask import Best, initial_scores
+from skillgraft.core.best_mask import BestMask, initial_scores
 from skillgraft.core.graft import Graft
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 from skillgraft.core.movement import base_region
 from skillgraft.core.relaxed_graft import RelaxedGraft
 
@@ -57,7 +57,7 @@ def localize(
         FloatingPointError: where the loss is not finite.
     """
     parameters, targets = graftable_pair(pretrained, finetuned, graftable)
-    layout = Layout.of(parameters)
+    layout = FlatLayout.of(parameters)
     check_arguments(batches, sparsity, steps, lr, sigmoid_bias)
     dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
     device = next(iter(parameters.values())).device
@@ -65,7 +65,7 @@ def localize(
     if base is None:
         inside = base_region(targets, data, regions.region_size(sparsity, layout.total)).to(device)
     else:
-        given = by_name(base, layout, "base").to(device)
+        given = flatten_named(base, layout, "base").to(device)
         inside = given.nonzero().view(-1)
         if not (given[inside] == 1).all():
             raise ValueError("base: expected 0 and 1")
@@ -73,8 +73,8 @@ def localize(
     if scores is None:
         initial = initial_scores(layout.total, seed, dtype).to(device)
     else:
-        initial = by_name(scores, layout, "scores", dtype).to(device)
-    with untouched(pretrained):
+        initial = flatten_named(scores, layout, "scores", dtype).to(device)
+    with preserved(pretrained):
         relaxed = RelaxedGraft(parameters, targets, inside, initial, sigmoid_bias)
         try:
             best = search(relaxed, pretrained, batches, loss, steps, lr, score)
@@ -86,7 +86,7 @@ def localize(
         "steps": steps,
         "lr": lr,
         "seed": seed,
-        "asked_sparsity": None if base is not None else sparsity,
+        "requested_sparsity": None if base is not None else sparsity,
     }
     return Graft.take(best.region, data, targets, meta)
 
@@ -99,9 +99,9 @@ def search(
     steps: int,
     lr: float,
     score: Callable[[nn.Module], float] | None,
-) -> Best:
+) -> BestMask:
     """Train the scores and return the best region; without `score` the last."""
-    best = Best()
+    best = BestMask()
     if score is not None or steps == 0:
         consider(best, 0, relaxed, model, score)
     for step in range(1, steps + 1):
@@ -122,7 +122,7 @@ def search(
 
 
 def consider(
-    best: Best,
+    best: BestMask,
     step: int,
     relaxed: RelaxedGraft,
     model: nn.Module,
@@ -190,8 +190,11 @@ def graftable_pair(
     return chosen, {name: theirs[name].detach() for name in chosen}
 
 
-def by_name(
-    tensors: Mapping[str, Tensor], layout: Layout, argument: str, dtype: torch.dtype | None = None
+def flatten_named(
+    tensors: Mapping[str, Tensor],
+    layout: FlatLayout,
+    argument: str,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return named tensors as a flat (n,) vector, after a check of names and shapes."""
     if set(tensors) != set(layout.shapes):
@@ -210,7 +213,7 @@ def by_name(
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and its flags and gradients back at the end."""
     training = {module: module.training for module in model.modules()}
     flags = {p: (p.requires_grad, p.grad) for p in model.parameters()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 
 MODULES = {  # kinds of module in a transformer block, by name (method: section 3, `module`)
     "attention in": r"c_attn\.",  # GPT-2's query, key and value in one matrix
@@ -33,9 +33,9 @@ def module_of(name: str) -> str:
     return next((kind for kind, pattern in MODULES.items() if re.search(pattern, name)), "other")
 
 
-def whole(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tensor:
+def all_of(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tensor:
     """Return the sorted flat indices of every entry of the tensors whose name is chosen."""
-    layout = Layout.of(tensors)
+    layout = FlatLayout.of(tensors)
     indices = {
         name: torch.arange(size)
         for name, size in zip(layout.shapes, layout.sizes, strict=True)
@@ -44,7 +44,7 @@ def whole(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tenso
     return layout.join(indices)
 
 
-PARTS: dict[str, Callable[[str], str]] = {  # the part of the model that a tensor's name is in
+PART_OF: dict[str, Callable[[str], str]] = {  # the part of the model that a tensor's name is in
     "bias": lambda name: "bias" if name.endswith("bias") else "other",
     "layer": layer_of,
     "module": module_of,
@@ -53,4 +53,4 @@ PARTS: dict[str, Callable[[str], str]] = {  # the part of the model that a tenso
 
 def part_names(tensors: Iterable[str], kind: str) -> list[str]:
     """Return the parts of a kind (PARTS) that there are, in the tensors' order."""
-    return list(dict.fromkeys(map(PARTS[kind], tensors)))
+    return list(dict.fromkeys(map(PART_OF[kind], tensors)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skillgraft.core import top_k
-from skillgraft.core.flat_model import chunk_sizes, groups, joined
+from skillgraft.core.flat_model import chunk_sizes, group_views, join_views
 
 
 @torch.no_grad()
@@ -22,11 +22,11 @@ def base_region(
     sizes = chunk_sizes(next(iter(pretrained.values())))
     total = sum(p.numel() for p in pretrained.values())
     after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
-    pairs = [groups(tensors, *sizes) for tensors in (after.values(), pretrained.values())]
-    every = top_k.stride(total)
+    pairs = [group_views(tensors, *sizes) for tensors in (after.values(), pretrained.values())]
+    every = top_k.sample_stride(total)
 
     def parts() -> Iterator[Tensor]:
-        return ((joined(a) - joined(b)).abs_() for a, b in zip(*pairs, strict=True))
+        return ((join_views(a) - join_views(b)).abs_() for a, b in zip(*pairs, strict=True))
 
     sample = torch.cat(
         [
@@ -34,4 +34,6 @@ def base_region(
             for n, p in pretrained.items()
         ]
     )
-    return top_k.largest(parts, total, count, barred, top_k.bound(sample, count, total))
+    return top_k.top_k_of_parts(
+        parts, total, count, barred, top_k.lower_bound(sample, count, total)
+    )

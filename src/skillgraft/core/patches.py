@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skillgraft.core.graft import Graft
 
 
-class Target(NamedTuple):
+class TensorPatch(NamedTuple):
     """Where one tensor of a region lies in a model: its flat indices, and the model's values there."""
 
     name: str
@@ -29,7 +29,7 @@ class Target(NamedTuple):
         regions.write_at(self.parameter.data, at, values.to(self.parameter))
 
 
-def targets(graft: Graft, model: nn.Module) -> list[Target]:
+def find_patches(graft: Graft, model: nn.Module) -> list[TensorPatch]:
     """Return where in the model each tensor of the region goes, after every check. Raises GraftError."""
     wanted = sorted(name for name, index in graft.indices.items() if index.numel())
     found = matching_parameters(graft, wanted, dict(model.named_parameters()))
@@ -47,7 +47,7 @@ def targets(graft: Graft, model: nn.Module) -> list[Target]:
             raise GraftError(
                 f"{name}: the model's values are not those of the graft's base, {base_name(graft)}"
             )
-        targets.append(Target(name, parameter, index, before))
+        targets.append(TensorPatch(name, parameter, index, before))
     return targets
 
 

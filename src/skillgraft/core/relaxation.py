@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def base_of(inside: Tensor, total: int) -> Tensor:
+def as_mask(inside: Tensor, total: int) -> Tensor:
     """Return γ_base of `total` entries as `relax` takes it: the indices given, or on a GPU bool.
 
     To write values at indices wants a sort there, where kernels are to be deterministic.
@@ -35,7 +35,7 @@ def relax(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) 
     return change_at(share, base, lambda values: 1 - values)
 
 
-def slope(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) -> Tensor:
+def relax_grad(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) -> Tensor:
     """Return dγ/dS = (1 − 2γ_base) ⊙ σ'(S − c)."""
     flip = torch.sub(scores, bias, out=out).sigmoid_()
     # σ' = (1 − σ) σ in one pass, in place
@@ -43,7 +43,7 @@ def slope(scores: Tensor, base: Tensor, bias: float, out: Tensor | None = None) 
     return change_at(flip, base, torch.neg)
 
 
-def rounded(scores: Tensor, base: Tensor, bias: float) -> Tensor:
+def round_mask(scores: Tensor, base: Tensor, bias: float) -> Tensor:
     """Return round(γ(S)) as bool: γ_base XOR (S > c), and False at S = c exactly."""
     chosen = scores > bias
     return change_at(chosen, base, torch.logical_not).logical_and_(scores != bias)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skillgraft.core import regions, relaxation, top_k
-from skillgraft.core.flat_model import FlatModel, joined
+from skillgraft.core.flat_model import FlatModel, join_views
 
 
 class RelaxedGraft(FlatModel):
@@ -56,7 +56,7 @@ class RelaxedGraft(FlatModel):
     def bases(self) -> Iterator[Tensor]:
         """Yield γ_base of each chunk as `relax` takes it."""
         for at, inside in zip(self.slices, self.inside(), strict=True):
-            yield relaxation.base_of(inside, at.stop - at.start)
+            yield relaxation.as_mask(inside, at.stop - at.start)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -71,10 +71,10 @@ class RelaxedGraft(FlatModel):
             self.chunks(), gradients, self.bases(), strict=True
         ):
             scores, out = self.scores[at], spare[: at.stop - at.start]
-            change = relaxation.slope(scores, base, self.bias, out)
+            change = relaxation.relax_grad(scores, base, self.bias, out)
             if self.penalty:
                 scores.sub_(change, alpha=self.penalty)
-            scores.sub_(change.mul_(joined(gradient)).mul_(delta), alpha=lr)
+            scores.sub_(change.mul_(join_views(gradient)).mul_(delta), alpha=lr)
             share = relaxation.relax(scores, base, self.bias, out).to(delta.dtype)
             torch.addcmul(pretrained, share, delta, out=self.theta[at])
 
@@ -94,8 +94,8 @@ class RelaxedGraft(FlatModel):
         for at, chosen in zip(self.slices, self.inside(), strict=True):
             scores = self.scores[at]
             if not scores.max() < self.bias:  # else nothing is flipped, as nearly everywhere
-                base = relaxation.base_of(chosen, scores.numel())
-                chosen = top_k.where(relaxation.rounded(scores, base, self.bias))
+                base = relaxation.as_mask(chosen, scores.numel())
+                chosen = top_k.true_indices(relaxation.round_mask(scores, base, self.bias))
             found.append(chosen + at.start)
         return torch.cat(found)
 

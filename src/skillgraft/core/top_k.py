@@ -11,30 +11,32 @@ from torch import Tensor
 CHUNK = 1 << 18  # entries of a flat vector that a core works on at once: they fit its cache
 
 
-def top(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
+def top_k(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
     """Return the sorted flat indices of the `count` largest values; ties go to the lower index.
 
     `barred` are flat indices that are not to be had. Differs from the authors' code, whose strict >
     at the k-th value keeps k - 1 entries and loses every tie with it.
     """
-    sample = values[:: stride(values.numel())]
+    sample = values[:: sample_stride(values.numel())]
     total = values.numel()
-    return largest(lambda: values.split(CHUNK), total, count, barred, bound(sample, count, total))
+    return top_k_of_parts(
+        lambda: values.split(CHUNK), total, count, barred, lower_bound(sample, count, total)
+    )
 
 
-def stride(total: int) -> int:
+def sample_stride(total: int) -> int:
     """Return the step in which to go through values for a sample that `bound` can use."""
     return max(1, total // 2**20)
 
 
-def bound(sample: Tensor, count: int, total: int) -> Tensor | None:
+def lower_bound(sample: Tensor, count: int, total: int) -> Tensor | None:
     """Return a value that most likely a little more than `count` of `total` are above, or None."""
     share = sample.numel() * max(0, count) / max(1, total)
     rank = int(share + 4 * share**0.5 + 8)
     return sample.topk(rank, sorted=False).values.min() if rank < sample.numel() else None
 
 
-def largest(
+def top_k_of_parts(
     parts: Callable[[], Iterable[Tensor]],
     total: int,
     count: int,
@@ -47,13 +49,13 @@ def largest(
     values and indices of at most 2 · `count` entries are in memory, and of no more than there are.
     """
     room = min(total, 2 * count + CHUNK)
-    chosen = once(parts(), room, count, barred, least)
+    chosen = _one_pass(parts(), room, count, barred, least)
     if least is not None and chosen.numel() < count:
-        return once(parts(), room, count, barred, None)
+        return _one_pass(parts(), room, count, barred, None)
     return chosen
 
 
-def once(
+def _one_pass(
     parts: Iterable[Tensor], room: int, count: int, barred: Tensor | None, least: Tensor | None
 ) -> Tensor:
     """Return the indices of the `count` largest values above `least`, in one pass over the parts.
@@ -73,29 +75,29 @@ def once(
         if barred is not None:
             first, last = torch.searchsorted(barred, torch.tensor([start, start + part.numel()]))
             inside[barred[first:last].to(part.device) - start] = False
-        here = where(inside)
+        here = true_indices(inside)
         while here.numel():
             new = here[: room - held]
             end, here = held + new.numel(), here[new.numel() :]
             value[held:end], index[held:end] = part[new], new + start
             held = end
             if held == room > count:  # from here on a value must be above `count` of those before
-                least, kept = sift(value, count)
+                least, kept = _split_largest(value, count)
                 value[:count], index[:count], held = value[kept], index[kept], count
                 here = here[part[here] > least]
         start += part.numel()
-    return index[:held] if held <= count else index[sift(value[:held], count)[1]]
+    return index[:held] if held <= count else index[_split_largest(value[:held], count)[1]]
 
 
-def sift(value: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _split_largest(value: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the least of the `count` largest of more values, and where in order those are."""
     least = value.topk(count, sorted=False).values.min()
     inside = value > least
-    inside[where(value == least)[: count - int(inside.sum())]] = True
-    return least, where(inside)
+    inside[true_indices(value == least)[: count - int(inside.sum())]] = True
+    return least, true_indices(inside)
 
 
-def where(mask: Tensor) -> Tensor:
+def true_indices(mask: Tensor) -> Tensor:
     """Return the sorted indices where a bool (n,) vector is True."""
     if mask.device.type != "cpu":
         return mask.nonzero().view(-1)

@@ -32,7 +32,7 @@ def predict(
     classifier.eval()
     out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     batches = by_length(examples, batch_size)
-    for positions in progress.over(batches, "evaluation", -(-len(examples) // batch_size), shown):
+    for positions in progress.bar(batches, "evaluation", -(-len(examples) // batch_size), shown):
         batch = collate([examples[i] for i in positions], pad)
         if words is not None:
             batch["words"] = words

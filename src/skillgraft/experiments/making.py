@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skillgraft.config import identity as config_identity
 from skillgraft.config import messages
-from skillgraft.config.choices import UNSIZED, Kind, Rule, Selector, Strategy, Take, Train
+from skillgraft.config.choices import UNSIZED, Carry, Combine, Kind, Selector, Strategy, Trainable
 from skillgraft.config.schema import RunConfig, TaskConfig
 from skillgraft.evaluation.compared import MODELS
 from skillgraft.experiments import provenance as run_provenance
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from skillgraft.evaluation.predict import Predictions
     from skillgraft.models.classifier import Classifier
     from skillgraft.tasks.encoder import Encoded
-    from skillgraft.tracking.wandb_run import Tracker
-    from skillgraft.training.batches import Course
+    from skillgraft.tracking.wandb_run import WandbRun
+    from skillgraft.training.batches import TrainingTask
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +130,11 @@ class Making:
         cfg: RunConfig,
         rows: TaskData,
         identity: Identity,
-        place: Store,
+        store: Store,
         size: int | None,
     ) -> None:
-        self.cfg, self.rows, self.identity, self.place, self.size = cfg, rows, identity, place, size
-        self.folder = place.partial(identity.id)
+        self.cfg, self.rows, self.identity, self.store, self.size = cfg, rows, identity, store, size
+        self.folder = store.partial(identity.id)
         self.spent = self.folder / "seconds.json"  # beside the stages' checkpoints
         earlier = read_json(self.spent) if self.spent.is_file() else {}
         self.seconds: dict[str, float] = earlier.get("seconds", {})
@@ -200,7 +200,10 @@ class Making:
         if seen < trainer.devices:
             raise InputError(f"trainer.devices={trainer.devices}: torch sees {seen} GPUs")
         names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
-        with deterministic(), shared_machine.free(names, trainer.devices, job_number()) as own:
+        with (
+            deterministic(),
+            shared_machine.acquire_gpus(names, trainer.devices, job_number()) as own,
+        ):
             torch.cuda.set_device(own[0])  # what "cuda" means from here on
             try:
                 yield
@@ -217,7 +220,7 @@ class Making:
         from skillgraft.tasks.encoder import make_encoder
 
         cfg = self.cfg
-        self.read = run_provenance.files(cfg, self.place.cache / "digests")
+        self.read = run_provenance.files(cfg, self.store.cache / "digests")
         folder = checkpoint_files.locate(cfg.model)
         tokenizer = pretrained.load_tokenizer(folder)
         self.classifier: Classifier = pretrained.load_model(cfg, folder, tokenizer)
@@ -257,7 +260,7 @@ class Making:
         before = sequences.chain(self.cfg)
         if not before:
             return
-        if self.cfg.model.take is Take.graft:
+        if self.cfg.continual.carry is Carry.graft:
             from skillgraft.core.graft import Graft
 
             grafts = [Graft.load(stage["folder"] / "graft.safetensors") for stage in before]
@@ -269,13 +272,13 @@ class Making:
 
             last = read_json(before[-1]["folder"] / "status.json")
             whole = Store(before[-1]["folder"].parent).finetuned(last["finetuned"])
-            if not checksums.is_whole(whole):
+            if not checksums.is_complete(whole):
                 raise InputError(
-                    f"model.after={last['id']}: its fine-tuned weights are not in {whole}"
+                    f"continual.init_from={last['id']}: its fine-tuned weights are not in {whole}"
                 )
             self.classifier.restore(load_file(whole / "weights.safetensors"))
         self.pretrained = {n: p.detach().clone() for n, p in self.classifier.graftable.items()}
-        if self.cfg.model.take is not Take.graft:
+        if self.cfg.continual.carry is not Carry.graft:
             self.origin = self.pretrained
 
     def check_region(self) -> None:
@@ -285,12 +288,12 @@ class Making:
         options, total = self.cfg.graft, self.graftable
         if self.size is not None and self.size > total:
             raise InputError(
-                f"graft.match: {self.size} entries, of {total} that are graftable here"
+                f"graft.size_from: {self.size} entries, of {total} that are graftable here"
             )
         if options.selector is Selector.file:
             self.files = self.stored()
         kind = options.selector.value
-        if kind in modules.PARTS:
+        if kind in modules.PART_OF:
             known = modules.part_names(self.origin, kind)
             if (part := self.part) not in known:
                 hint = messages.nearest(part or "", known)
@@ -318,12 +321,12 @@ class Making:
         shown = progress.shown(self.cfg.trainer.progress)
         return panel.predict(self.classifier, self.pad, self.batch_size, shown)
 
-    def finetuned(self, tracker: Tracker) -> Path:
+    def finetuned(self, tracker: WandbRun) -> Path:
         """Return the folder of the run's fine-tuning, made here or found, and log its curves."""
         name = self.identity.finetuned
-        whole = self.place.finetuned(name)
-        with self.place.lock(f"finetuned-{name}"):
-            if checksums.is_whole(whole):
+        whole = self.store.finetuned(name)
+        with self.store.lock(f"finetuned-{name}"):
+            if checksums.is_complete(whole):
                 log.info("fine-tuned weights: taken from the store (%s)", name)
                 self.weights = SHARED
                 for row in read_json(whole / "history.json"):
@@ -335,12 +338,12 @@ class Making:
                 self.weights = MADE
         return whole
 
-    def make_finetuned(self, whole: Path, tracker: Tracker) -> None:
+    def make_finetuned(self, whole: Path, tracker: WandbRun) -> None:
         """Fine-tune, evaluate θ_ft and θ_pre on every split, and publish both for all runs to share."""
         from skillgraft.training.checkpoints import write_tensors
         from skillgraft.training.fine_tuning import finetune
 
-        folder = self.place.partial(f"finetuned-{self.identity.finetuned}")
+        folder = self.store.partial(f"finetuned-{self.identity.finetuned}")
         done = finetune(self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log)
         write_tensors(folder / "weights.safetensors", self.classifier.trained(), {})
         after = {name: self.predict(panel) for name, panel in self.panels.items()}
@@ -351,20 +354,20 @@ class Making:
         write_json(folder / "history.json", done.history)
         for scratch in ("resume.safetensors", "best.safetensors"):
             (folder / scratch).unlink(missing_ok=True)
-        self.place.publish(folder, whole, {"best_step": done.best_step})
+        self.store.publish(folder, whole, {"best_step": done.best_step})
 
     def suffix(self, task: str) -> str:
         """Return what the names of a task's files end in: nothing for a run's only task."""
         mixed = bool(self.cfg.finetune.tasks)
         return f"-{task}" if mixed or task != self.cfg.task.name else ""
 
-    def courses(self) -> list[Course]:
+    def courses(self) -> list[TrainingTask]:
         """Return what fine-tuning reads: the run's task, or all tasks of a mixture."""
-        from skillgraft.training.batches import Course
+        from skillgraft.training.batches import TrainingTask
 
         names = list(self.cfg.finetune.tasks or ()) or [self.cfg.task.name]
         return [
-            Course(
+            TrainingTask(
                 name,
                 self.tasks[name].metric,
                 self.trains[name],
@@ -379,7 +382,7 @@ class Making:
         for name, parameter in self.classifier.graftable.items():
             parameter.data.copy_(self.pretrained[name])
 
-    def choose(self, cached: Path, tracker: Tracker) -> Graft:
+    def choose(self, cached: Path, tracker: WandbRun) -> Graft:
         """Return the graft of the region that the selector chooses."""
         import torch
         from safetensors.torch import load_file
@@ -431,7 +434,7 @@ class Making:
         if not self.taken.numel():
             return finetuned
         out = {name: tensor.clone() for name, tensor in finetuned.items()}
-        for name, entries in layout.Layout.of(out).split(self.taken).items():
+        for name, entries in layout.FlatLayout.of(out).split(self.taken).items():
             regions.write_at(out[name], entries, self.pretrained[name].cpu().take(entries))
         return out
 
@@ -457,12 +460,12 @@ class Making:
             "task": cfg.task.name,
             "labels": list(cfg.task.labels),
             "selector": cfg.graft.selector.value,
-            "asked_sparsity": None if cfg.graft.selector in UNSIZED else cfg.sparsity,
+            "requested_sparsity": None if cfg.graft.selector in UNSIZED else cfg.sparsity,
             "seed": cfg.seed,
             "run": self.identity.id,
             "finetune": cfg.finetune.kind.value,
             "pool": cfg.finetune.pool.value if heads and cfg.finetune.pool else None,
-            "norm": cfg.finetune.norm if heads else None,
+            "norm": cfg.finetune.feature_norm if heads else None,
         }
 
     def twin(self) -> Graft | None:
@@ -470,11 +473,11 @@ class Making:
         from skillgraft.core.graft import Graft
         from skillgraft.runtime.errors import GraftError
 
-        same = self.place.runs("region", self.identity.region)
+        same = self.store.runs("region", self.identity.region)
         found = next((run["id"] for run in same if run["id"] != self.identity.id), None)
         if found is None:
             return None
-        folder = self.place.run(found)
+        folder = self.store.run(found)
         try:
             graft = Graft.load(folder / "graft.safetensors")
             if (folder / "history.json").is_file():
@@ -486,7 +489,7 @@ class Making:
         (self.folder / "mask.safetensors").unlink(missing_ok=True)  # of a try that was killed
         return replace(graft, meta={**graft.meta, "run": self.identity.id})
 
-    def region(self, finetuned: Mapping[str, Tensor], asked: int, tracker: Tracker) -> Tensor:
+    def region(self, finetuned: Mapping[str, Tensor], asked: int, tracker: WandbRun) -> Tensor:
         """Return the sorted flat indices that the selector chooses."""
         from skillgraft.core import gradient_scores, modules, movement, regions, top_k
 
@@ -497,13 +500,13 @@ class Making:
             case Selector.movement:
                 return movement.base_region(finetuned, self.pretrained, asked, self.taken)
             case Selector.magnitude:
-                return top_k.top(gradient_scores.magnitude(finetuned), asked, self.taken)
+                return top_k.top_k(gradient_scores.magnitude(finetuned), asked, self.taken)
             case Selector.random:
                 seed = derive(self.cfg.seed, "mask", "random")
                 return regions.at_random(self.graftable, asked, seed, self.taken)
             case Selector.bias | Selector.layer | Selector.module:
-                of = modules.PARTS[selector.value]
-                return modules.whole(finetuned, lambda name: of(name) == self.part)
+                of = modules.PART_OF[selector.value]
+                return modules.all_of(finetuned, lambda name: of(name) == self.part)
         return self.by_gradient(finetuned, asked)
 
     def by_gradient(self, finetuned: Mapping[str, Tensor], asked: int) -> Tensor:
@@ -516,21 +519,25 @@ class Making:
         rows, squares = self.trains[cfg.task.name], options.selector is Selector.fisher
         size = 1 if squares and options.per_example else options.batch_size
         assert size is not None
-        assert options.examples is not None
-        batches = mask_batches.MaskBatches(rows, self.pad, size, options.examples, cfg.seed, 0, 1)
+        assert options.examples_per_step is not None
+        batches = mask_batches.MaskBatches(
+            rows, self.pad, size, options.examples_per_step, cfg.seed, 0, 1
+        )
         flat = flat_model.FlatModel(self.classifier.graftable, finetuned)
 
         def losses() -> Iterable[Tensor]:
             return batch_losses(self.classifier, batches, flat.theta.device)
 
         try:
-            assert options.points is not None
-            if not squares and options.rounds is not None:
-                return gradient_scores.greedy(flat, losses, asked, options.rounds, self.taken)
+            assert options.path_points is not None
+            if not squares and options.greedy_rounds is not None:
+                return gradient_scores.greedy(
+                    flat, losses, asked, options.greedy_rounds, self.taken
+                )
             worth = (gradient_scores.fisher if squares else gradient_scores.attribution)(
-                flat, losses, options.points
+                flat, losses, options.path_points
             )
-            return top_k.top(worth, asked, self.taken)
+            return top_k.top_k(worth, asked, self.taken)
         finally:
             flat.close()
 
@@ -548,9 +555,9 @@ class Making:
                 raise InputError(
                     f"graft.paths: {file}: its base model is {base_name(graft)}, not this one"
                 )
-        return union(grafts) if options.rule is Rule.union else intersection(grafts)
+        return union(grafts) if options.combine is Combine.union else intersection(grafts)
 
-    def learn(self, finetuned: Mapping[str, Tensor], asked: int, tracker: Tracker) -> Tensor:
+    def learn(self, finetuned: Mapping[str, Tensor], asked: int, tracker: WandbRun) -> Tensor:
         """Return the learned region's indices, and log the curves of mask training."""
         import torch
 
@@ -562,20 +569,20 @@ class Making:
         total = self.graftable
         base = movement.base_region(finetuned, self.pretrained, asked, self.taken).to(self.device)
         if options.selector is Selector.stitch_l1:  # γ = σ(M): no region to flip, ±start instead
-            assert options.start is not None
-            scores = torch.full((total,), -options.start, device=self.device)
-            scores[base] = options.start
+            assert options.init_score is not None
+            scores = torch.full((total,), -options.init_score, device=self.device)
+            scores[base] = options.init_score
             base, bias = base[:0], 0.0
         else:
             scores = best_mask.initial_scores(total, cfg.seed).to(self.device)
             assert options.sigmoid_bias is not None
             bias = options.sigmoid_bias
-        penalty = options.penalty if options.selector is Selector.stitch_l1 else None
+        penalty = options.l1_penalty if options.selector is Selector.stitch_l1 else None
         relaxed = relaxed_graft.RelaxedGraft(
             self.classifier.graftable, finetuned, base, scores, bias, penalty or 0.0
         )
         try:
-            chosen, history = mask_training.learn(
+            chosen, history = mask_training.learn_mask(
                 self.classifier,
                 relaxed,
                 cfg,
@@ -616,7 +623,7 @@ class Making:
                 validation = self.own.labels()["validation"]
                 temperature = calibration.fit_temperature(own[model]["validation"], validation)
                 temperatures[model] = temperature
-                own[f"{model}_scaled"] = {
+                own[f"{model}_temperature_scaled"] = {
                     split: calibration.scale(p, temperature) for split, p in own[model].items()
                 }
         for splits in own.values():  # after the temperatures, which are of the task's own classes
@@ -652,7 +659,7 @@ class Making:
         import torch
 
         parameters = self.classifier.graftable
-        for alpha in self.cfg.compare.wise:
+        for alpha in self.cfg.compare.wise_ft_alphas:
             for name, parameter in parameters.items():
                 # lerp gives both ends to the bit
                 before, after = self.pretrained[name].to(parameter), self.after[name].to(parameter)
@@ -666,11 +673,11 @@ class Making:
             name: m.view_as(parameters[name]).to(parameters[name].device)
             for name, m in inside.items()
         }
-        for steps in self.cfg.compare.lottery:
+        for steps in self.cfg.compare.lottery_steps:
             for name, parameter in parameters.items():
                 parameter.data.copy_(self.pretrained[name].to(parameter) * only[name])
             self.train_inside(only, steps, f"lottery_{steps}", predictions)
-        for steps in self.cfg.compare.inside:
+        for steps in self.cfg.compare.inside_steps:
             self.reset()
             graft.apply(self.classifier)
             self.train_inside(only, steps, f"inside_{steps}", predictions)
@@ -685,14 +692,14 @@ class Making:
     ) -> None:
         """Train the region's entries alone for some steps, all else held fast, and note the result."""
         from skillgraft.training.fine_tuning import finetune
-        from skillgraft.training.resumable import discard
+        from skillgraft.training.resumable import log_nothing
 
         cfg = copy.deepcopy(self.cfg)
-        cfg.finetune.steps, cfg.finetune.train, cfg.finetune.l1 = steps, Train.full, 0.0
+        cfg.finetune.steps, cfg.finetune.trainable, cfg.finetune.l1 = steps, Trainable.full, 0.0
         folder = self.folder / model
         folder.mkdir(exist_ok=True)
         with self.classifier.fixed_head():
-            finetune(self.classifier, cfg, self.courses(), self.pad, folder, discard, only)
+            finetune(self.classifier, cfg, self.courses(), self.pad, folder, log_nothing, only)
         shutil.rmtree(folder)
         self.note(predictions, model)
 
@@ -701,7 +708,7 @@ class Making:
         metrics: Mapping[str, Any],
         predictions: Mapping[str, Predictions],
         graft: Graft,
-        tracker: Tracker,
+        tracker: WandbRun,
     ) -> None:
         """Draw the run's figures, compare its region with its peers', and log all of it."""
         from skillgraft.analysis import overlaps, plots, tables
@@ -716,7 +723,9 @@ class Making:
         tracker.table(
             "reliability_bins", tables.reliability_table(tests, self.own.labels()["test"])
         )
-        overlap, matrix = overlaps.with_peers(graft, self.cfg.task.name, self.identity, self.place)
+        overlap, matrix = overlaps.overlaps_with_runs(
+            graft, self.cfg.task.name, self.identity, self.store
+        )
         write_json(self.folder / "overlap.json", overlap)
         if len(matrix) > 1:
             drawing = plots.heat_map(matrix, f"overlap (IoU), {self.identity.group}", "IoU")
@@ -754,17 +763,17 @@ class Making:
             shutil.copytree(job, folder / "hydra", dirs_exist_ok=True)
         status = {
             **self.facts(),
-            "peers": self.identity.peers,
-            "rivals": self.identity.rivals,
+            "same_but_task": self.identity.same_but_task,
+            "same_but_selector": self.identity.same_but_selector,
             "finetuned": self.identity.finetuned,
-            "setting": self.identity.setting,
+            "same_but_seed": self.identity.same_but_seed,
             "region": self.identity.region,
-            "left": self.identity.left,
+            "same_outcome": self.identity.same_outcome,
             "stage": self.identity.stage,
             "regions": tasks_of(graft),
             "config": config_identity.identity(cfg),
         }
-        self.place.publish(folder, self.place.run(self.identity.id), status)
+        self.store.publish(folder, self.store.run(self.identity.id), status)
 
     def provenance(self, cached: Path) -> dict[str, Any]:
         """Return versions, code, files, digests, seeds, device, flags, timings and memory."""
@@ -784,7 +793,7 @@ class Making:
             # kept here, since the fine-tuned weights themselves can be freed
             "finetuned": {
                 "name": self.identity.finetuned,
-                "weights": checksums.recorded_digest(cached, "weights.safetensors"),
+                "weights": checksums.recorded(cached).get("weights.safetensors"),
             },
             "seed": cfg.seed,
             "seeds": {kind: derive(cfg.seed, kind, of) for kind, of in purposes.items()},

@@ -50,22 +50,22 @@ def unequal(prefix: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) 
     return [pair for pair in pairs if pair.recorded != pair.found]
 
 
-def find(name: str, place: Store) -> Path:
+def find(name: str, store: Store) -> Path:
     """Return the folder of a whole run: given, named by its id, or by a W&B path `entity/project/id`.
 
     A W&B run has a run's hash as its id. Raises InputError where the store does not have the run.
     """
-    for folder in (Path(name), place.run(name)):
-        if checksums.is_whole(folder):
+    for folder in (Path(name), store.run(name)):
+        if checksums.is_complete(folder):
             return folder.absolute()
     digest = name.rstrip("/").rpartition("/")[2]
-    found = [run["id"] for run in place.runs() if run["id"].endswith(f"-{digest}")]
+    found = [run["id"] for run in store.runs() if run["id"].endswith(f"-{digest}")]
     if len(found) != 1:
-        raise InputError(f"{name}: no whole run, and none in {place.root} of this id (--store)")
-    return place.run(found[0])
+        raise InputError(f"{name}: no complete run, and none in {store.root} of this id (--store)")
+    return store.run(found[0])
 
 
-def behind(figure: str, sweep: Path) -> list[Path]:
+def runs_of_figure(figure: str, sweep: Path) -> list[Path]:
     """Return the runs behind the figure of a sweep, in their order.
 
     Raises InputError where the sweep draws another figure, has not drawn it, or lost one of its runs.
@@ -79,10 +79,12 @@ def behind(figure: str, sweep: Path) -> list[Path]:
         raise InputError(f"--figure {figure}: the figure of {sweep.name} is {known or 'none'}")
     if not (sweep / "table.csv").is_file():
         raise InputError(f"{sweep}: not drawn yet; `grafts claims {sweep.parents[1]}` draws it")
-    place = Store(sweep.parents[1])
+    store = Store(sweep.parents[1])
     # those that failed are not in the figure either, and `conclude` counts them
     drawn = [
-        f for name in run_ids(record, jobs_of(record)) if checksums.is_whole(f := place.run(name))
+        f
+        for name in run_ids(record, jobs_of(record))
+        if checksums.is_complete(f := store.run(name))
     ]
     judged = files.read_json(sweep / "verdict.json")["runs"]
     if len(drawn) != judged:
@@ -104,12 +106,12 @@ def prepare(folder: Path, scratch: Store) -> RunConfig:
         """Return where another run that this one reads is now: made again, beside it, or where it was."""
         name = Path(path).name
         places = (scratch.run(name), folder.parent / name)
-        return next((str(place) for place in places if checksums.is_whole(place)), path)
+        return next((str(place) for place in places if checksums.is_complete(place)), path)
 
-    if cfg.model.after is not None:
-        cfg.model.after = at(cfg.model.after)
+    if cfg.continual.init_from is not None:
+        cfg.continual.init_from = at(cfg.continual.init_from)
     cfg.graft.paths = [at(path) for path in cfg.graft.paths]
-    match = cfg.graft.match
+    match = cfg.graft.size_from
     if match in Selector.__members__ and match != cfg.graft.selector.value:
         # The scratch store may lack the run that is matched: the size is that of the run which
         # the original store has, so that one run can be made again without all the others.
@@ -117,7 +119,7 @@ def prepare(folder: Path, scratch: Store) -> RunConfig:
         probe.store = str(folder.parent)
         match = str(references.matched_run(probe, loading.load(cfg)))
     if match is not None and match not in Selector.__members__:
-        cfg.graft.match = at(match)
+        cfg.graft.size_from = at(match)
     return cfg
 
 
@@ -158,7 +160,7 @@ def check(folders: Sequence[Path], scratch: Store) -> tuple[list[Difference], li
     return list(dict.fromkeys(around)), list(dict.fromkeys(read))
 
 
-def again(folder: Path, scratch: Store, cached: bool = False) -> Path:
+def reproduce(folder: Path, scratch: Store, cached: bool = False) -> Path:
     """Make a run again in a scratch store and return its folder there; what it prints goes to stderr.
 
     With `cached` the fine-tuned weights are those of the run's own store. Raises InputError for bad
@@ -167,16 +169,16 @@ def again(folder: Path, scratch: Store, cached: bool = False) -> Path:
     from skillgraft.experiments.run import run
 
     if cached:
-        borrow(folder, scratch)
+        copy_finetuned(folder, scratch)
     with redirect_stdout(sys.stderr):
         return run(prepare(folder, scratch))
 
 
-def borrow(folder: Path, scratch: Store) -> None:
+def copy_finetuned(folder: Path, scratch: Store) -> None:
     """Copy a run's fine-tuned weights into the scratch store. Raises InputError where there are none."""
     name = files.read_json(folder / "status.json")["finetuned"]
     source, target = Store(folder.parent).finetuned(name), scratch.finetuned(name)
-    if not checksums.is_whole(source):
+    if not checksums.is_complete(source):
         raise InputError(f"--cached: no fine-tuned weights in {source}")
     if not target.is_dir():
         shutil.copytree(source, target)

@@ -17,7 +17,7 @@ from skillgraft.config.schema import RunConfig, TaskConfig
 from skillgraft.experiments.making import Making, job_number
 from skillgraft.experiments.summary import show
 from skillgraft.runtime import leases, shared_machine, signals
-from skillgraft.runtime.errors import NotThere
+from skillgraft.runtime.errors import RunNotFound
 from skillgraft.store import checksums, job_cache, job_state, names, references, sequences
 from skillgraft.store.folders import Store
 from skillgraft.store.identity import identify
@@ -42,7 +42,7 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
             with job_state.recorded(job / names.RUN_FILE, id=None) as tell:
                 return find_or_make(cfg, folders, job, tell)
         except signals.Interrupted as error:
-            log.error("stopped by %s; the same command goes on from there", error.name)
+            log.error("stopped by %s; run the same command to resume", error.name)
             raise
 
 
@@ -53,13 +53,13 @@ def find_or_make(
     answer = job_cache.entry(cfg, folders)
     if answer is not None and (folder := job_cache.recall(answer)) is not None:
         tell(id=folder.name)
-        return found(folder)
+        return report_existing(folder)
     validation.check(cfg)
     cfg.task.verbalizer = validation.verbalizer(cfg.task)
     compose.expand(cfg, list(folders))
     references.absolute_paths(cfg)
-    place = Store(cfg.store)
-    there = partial(wait_for, place=place, job=job, tell=tell)
+    store = Store(cfg.store)
+    there = partial(wait_for, store=store, job=job, tell=tell)
     there(lambda: references.resolve_after(cfg))
     for stage in sequences.chain(cfg):
         if stage["task"] in (cfg.task.name, *cfg.others):
@@ -74,26 +74,26 @@ def find_or_make(
     tell(id=identity.id)  # so that a sweep knows its runs, under any launcher
     if answer is not None and read is not None:
         job_cache.remember(answer, read, cfg, rows, size, identity)
-    if checksums.is_whole(place.run(identity.id)) and not cfg.force:
-        return found(place.run(identity.id))
+    if checksums.is_complete(store.run(identity.id)) and not cfg.force:
+        return report_existing(store.run(identity.id))
     for note in rows.notes:
         log.warning("%s", note)
-    with place.lock(identity.id):
-        place.mend(identity.id)
-        if checksums.is_whole(place.run(identity.id)) and not cfg.force:
-            return found(place.run(identity.id))
-        making, unfinished = Making(cfg, rows, identity, place, size), place.unfinished(identity.id)
+    with store.lock(identity.id):
+        store.mend(identity.id)
+        if checksums.is_complete(store.run(identity.id)) and not cfg.force:
+            return report_existing(store.run(identity.id))
+        making, unfinished = Making(cfg, rows, identity, store, size), store.unfinished(identity.id)
         try:
             with job_state.recorded(unfinished, **making.facts(), job=str(job) if job else None):
                 making.make(job)
         finally:
             tell(finetuned=making.weights)
         unfinished.unlink()  # what is whole says so itself
-    show(place.run(identity.id))
-    return place.run(identity.id)
+    show(store.run(identity.id))
+    return store.run(identity.id)
 
 
-def wait_for(look: Callable[[], T], place: Store, job: Path | None, tell: Callable[..., None]) -> T:
+def wait_for(look: Callable[[], T], store: Store, job: Path | None, tell: Callable[..., None]) -> T:
     """Return what a look for other runs in the store finds; earlier jobs of a sweep may still make them.
 
     Raises NotThere where none can come.
@@ -102,22 +102,24 @@ def wait_for(look: Callable[[], T], place: Store, job: Path | None, tell: Callab
     while True:
         try:
             return look()
-        except NotThere as error:
+        except RunNotFound as error:
             if job is None or not going:
                 raise
             tell()  # this job is alive, and this is its time
-            if going := job_state.earlier(job, place):
+            if going := job_state.earlier(job, store):
                 if not said:
                     log.info("waiting for an earlier job of the sweep: %s", error)
                     said = True
-                shared_machine.rest(leases.POLL)  # else it may have come just now: a last look
+                shared_machine.sleep_releasing_cpus(
+                    leases.POLL
+                )  # else it may have come just now: a last look
 
 
-def found(folder: Path) -> Path:
+def report_existing(folder: Path) -> Path:
     """Say that a run is there already, and show it; one line alone where it is one of many."""
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        log.info("already whole: %s", folder.name)
+        log.info("already complete: %s", folder.name)
         return folder
-    log.info("already whole, nothing to do (force=true runs it again)")
+    log.info("already complete, nothing to do (force=true runs it again)")
     show(folder)
     return folder

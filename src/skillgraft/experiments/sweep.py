@@ -38,7 +38,7 @@ MANY = 50  # jobs, from which on a start takes long enough to be told of
 begun: list[tuple[Path, dict[str, Any]]] = []
 
 
-class Record(Callback):
+class SweepRecorder(Callback):
     """Hydra's callback: writes the record of a sweep when it starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
             log.warning(warning)
     choices = settings.runtime.choices
     name = "-".join(f"{g}-{choices[g]}" for g in GROUPS if choices.get(g)) or "sweep"
-    overrides = telling(settings.overrides.task)
+    overrides = identifying_overrides(settings.overrides.task)
     params = settings.sweeper.get("params")  # null where -m on the command line has all axes
     axes = cast(dict[str, str], OmegaConf.to_container(params)) if params else {}
     digest = digests.short_hash({"overrides": sorted(overrides), "axes": axes})
@@ -70,7 +70,7 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     jobs, plan = Path(settings.sweep.dir).absolute(), planned(axes, settings.overrides.task)
     earlier = files.read_json(file) if (file := folder / "record.json").is_file() else {}
-    ids = {tuple(telling(job["overrides"])): job["id"] for job in jobs_of(earlier)}
+    ids = {tuple(identifying_overrides(job["overrides"])): job["id"] for job in jobs_of(earlier)}
     again = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
     record = {
         "name": name,
@@ -81,7 +81,7 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
         "logger": compose.plain(config.logger),
         "jobs": str(jobs),
         "planned": plan,
-        "ids": [ids.get(tuple(telling(overrides))) for overrides in plan],
+        "ids": [ids.get(tuple(identifying_overrides(overrides))) for overrides in plan],
         "started": (started := time.time()),
         "runs": earlier.get("runs", []),
     }
@@ -95,7 +95,7 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     return folder, record
 
 
-def telling(overrides: Sequence[str]) -> list[str]:
+def identifying_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that tell one sweep, or one of its jobs, from another."""
     return [o for o in overrides if not o.lstrip("+").startswith(SILENT)]
 
@@ -135,7 +135,7 @@ def progress(job: Path) -> None:
     done = len(states)
     total = max(done, plan["total"])
     left = timedelta(seconds=round((time.time() - plan["started"]) / done * (total - done)))
-    failed = done - states.count(job_state.WHOLE)
+    failed = done - states.count(job_state.COMPLETE)
     log.info("job %d of %d, %d failed, about %s left", done, total, failed, left)
 
 
@@ -158,8 +158,8 @@ def finish() -> bool:
     ):  # of W&B, or of a claim on half of its runs: what failed is listed all the same
         log.exception("the sweep's claim and summary")
         shown = False
-    missing = [job for job in jobs if job["state"] != job_state.WHOLE]
-    print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are whole; the sweep's record: {folder}")
+    missing = [job for job in jobs if job["state"] != job_state.COMPLETE]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs complete; the sweep's record: {folder}")
     weights = Counter(job["finetuned"] for job in jobs)
     made, shared = weights[names.MADE], weights[names.SHARED]
     if made or shared:
@@ -169,7 +169,7 @@ def finish() -> bool:
     return shown and not missing
 
 
-def outlast() -> None:
+def wait_for_running_jobs() -> None:
     """Wait for the jobs of this process's sweep that still run.
 
     submitit's launcher gives up at the first that was killed, and leaves the others running.
@@ -177,11 +177,11 @@ def outlast() -> None:
     if not begun:
         return
     folder, record = begun[-1]
-    jobs, place = Path(record["jobs"]), folders.Store(folder.parents[1])
+    jobs, store = Path(record["jobs"]), folders.Store(folder.parents[1])
     numbers = range(len(record["planned"]))
 
     def going() -> bool:
-        return job_state.going(jobs, numbers, place, leases.file_time(jobs / PLAN))
+        return job_state.going(jobs, numbers, store, leases.file_time(jobs / PLAN))
 
     if going():
         log.info("waiting for the jobs that still run")

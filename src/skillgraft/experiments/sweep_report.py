@@ -17,7 +17,7 @@ from skillgraft.store import folders, job_state, metric_names
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skillgraft.analysis.claims.statements import Outcome
+    from skillgraft.analysis.claims.statements import ClaimResult
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def report(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def summarize(
-    folder: Path, record: Mapping[str, Any], rows: pd.DataFrame, outcome: Outcome | None
+    folder: Path, record: Mapping[str, Any], rows: pd.DataFrame, outcome: ClaimResult | None
 ) -> None:
     """Log the sweep as one W&B run: all its runs, their means over seeds, overlaps, figure and verdicts."""
     from skillgraft.analysis import overlaps, plots, tables
@@ -74,22 +74,22 @@ def summarize(
                     tracker.summarize({f"claim/{statement.text}/{n}": v for n, v in values.items()})
 
 
-def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, place: folders.Store) -> None:
+def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, store: folders.Store) -> None:
     """Print the jobs that are not whole, and the command that makes just those."""
     for job in jobs:
         what = job["state"] or "not started"
         if what == job_state.RUNNING and (
-            job["id"] is None or not leases.holder(place.lease(job["id"]))
+            job["id"] is None or not leases.holder(store.lease(job["id"]))
         ):
             what = "killed"  # and had no time to say so; submitit leaves the others running
         why = ": ".join(job[name] for name in ("error", "message") if job[name])
         print(
             f"  {what}: {' '.join(job['overrides'])}{f' ({why})' if why else ''}", file=sys.stderr
         )
-    print(f"the same command makes just these again: {command}", file=sys.stderr)
+    print(f"run the same command to complete only these jobs: {command}", file=sys.stderr)
 
 
-def show(name: str, outcome: Outcome) -> None:
+def show(name: str, outcome: ClaimResult) -> None:
     """Print a claim's table, and its statements with the paper's figures beside the measured ones."""
     from rich import box
     from rich.console import Console

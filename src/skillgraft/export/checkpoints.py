@@ -20,10 +20,10 @@ from skillgraft.runtime.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-RECIPE = "skillgraft.json"  # beside a grafted checkpoint: how it classifies texts
+INFERENCE_SPEC = "skillgraft.json"  # beside a grafted checkpoint: how it classifies texts
 
 
-def apply(
+def write_checkpoint(
     graft: Graft, source: Path, out: Path, run: DictConfig | None = None, delta: bool = False
 ) -> Path:
     """Write the pre-trained model with a graft as an ordinary transformers checkpoint, and return its folder.
@@ -38,9 +38,9 @@ def apply(
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty")
     about = {**next(iter(graft.meta.get("parents", ())), {}), **graft.meta}
-    model = fitting(graft, about.get("finetune"), source)
+    model = load_matching_model(graft, about.get("finetune"), source)
     if delta:
-        subtract(graft, model)
+        make_task_vector(graft, model)
     else:
         graft.apply(model)
     model.save_pretrained(out)
@@ -52,7 +52,7 @@ def apply(
         )
     classifies = not delta and (run is not None or bool(graft.head))
     if classifies:
-        files.write_json(out / RECIPE, recipe(about, run))
+        files.write_json(out / INFERENCE_SPEC, inference_spec(about, run))
     (out / "README.md").write_text(card(graft, about, delta, classifies), encoding="utf-8")
     usual = (out / "README.md").stat().st_mode
     for file in out.glob("*.safetensors"):  # which are written as their owner's alone
@@ -61,7 +61,7 @@ def apply(
     return out
 
 
-def fitting(graft: Graft, finetune: str | None, source: Path) -> PreTrainedModel:
+def load_matching_model(graft: Graft, finetune: str | None, source: Path) -> PreTrainedModel:
     """Return the pre-trained model in the class that a graft was made with, or that its files fill.
 
     A head or pooler that the files lack is not made up.
@@ -81,16 +81,16 @@ def fitting(graft: Graft, finetune: str | None, source: Path) -> PreTrainedModel
     return model
 
 
-def subtract(graft: Graft, model: PreTrainedModel) -> None:
+def make_task_vector(graft: Graft, model: PreTrainedModel) -> None:
     """Make a pre-trained model its graft's task vector, in place: θ_ft − θ_pre in the region, else zero."""
-    targets = patches.targets(graft, model)
+    targets = patches.find_patches(graft, model)
     for tensor in model.state_dict().values():
         tensor.zero_()
     for target in targets:
         target.write(graft.values[target.name].to(target.before) - target.before)
 
 
-def recipe(about: Mapping[str, Any], run: DictConfig | None) -> dict[str, Any]:
+def inference_spec(about: Mapping[str, Any], run: DictConfig | None) -> dict[str, Any]:
     """Return how a grafted checkpoint classifies texts, of its graft's `meta` and its run's configuration."""
     known = {name: about.get(name) for name in ("finetune", "pool", "norm", "labels")}
     if run is None:  # a head on the first token, or the mean of all, needs no more

@@ -15,7 +15,7 @@ from torch import Tensor
 from skillgraft.config import packages
 from skillgraft.core import digests, regions, top_k
 from skillgraft.core.graft import Graft
-from skillgraft.core.layout import Layout
+from skillgraft.core.layout import FlatLayout
 from skillgraft.models import checkpoint_files
 from skillgraft.runtime.errors import InputError
 
@@ -38,7 +38,7 @@ def extract(
         raise InputError(f"--sparsity {sparsity}: expected 0 to 1")
     chosen = [re.compile(pattern) for pattern in patterns or blocks()]
     with ExitStack() as files:
-        before, after = (Tensors(folder, files) for folder in (pretrained, finetuned))
+        before, after = (CheckpointReader(folder, files) for folder in (pretrained, finetuned))
         names = [name for name in before.files if any(p.search(name) for p in chosen)]
         if not names:
             raise InputError(
@@ -62,12 +62,12 @@ def extract(
                         )
                     yield moved.abs()
 
-        layout = Layout({name: before.shape(name) for name in names})
+        layout = FlatLayout({name: before.shape(name) for name in names})
         count = regions.region_size(sparsity, layout.total)
         if selector == "random":
             found = regions.at_random(layout.total, count, seed)
         else:
-            found = top_k.largest(parts, layout.total, count)
+            found = top_k.top_k_of_parts(parts, layout.total, count)
         indices = layout.split(found)
         values = {name: after.get(name).take(index).float() for name, index in indices.items()}
         kept = {name: before.get(name).take(index).float() for name, index in indices.items()}
@@ -78,13 +78,13 @@ def extract(
         "model": pretrained.name,
         "task": finetuned.name,
         "selector": selector,
-        "asked_sparsity": sparsity,
+        "requested_sparsity": sparsity,
         "seed": seed,
     }
     return Graft(indices, values, kept, layout.shapes, base, meta)
 
 
-class Tensors:
+class CheckpointReader:
     """The tensors of a checkpoint by their names in graft files, read from its shards when asked for."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
@@ -101,7 +101,7 @@ class Tensors:
             try:
                 handle = files.enter_context(safe_open(shard, framework="pt"))
             except SafetensorError as error:
-                raise InputError(f"{shard}: not a whole safetensors file ({error})") from error
+                raise InputError(f"{shard}: not a complete safetensors file ({error})") from error
             self.files |= {name.removeprefix(prefix): (handle, name) for name in handle.keys()}  # noqa: SIM118
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from skillgraft.config.choices import Kind, Pool
 from skillgraft.config.schema import TaskConfig
-from skillgraft.export.checkpoints import RECIPE
+from skillgraft.export.checkpoints import INFERENCE_SPEC
 from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.tasks.rows import Row
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Applied:
+class GraftedClassifier:
     """A grafted checkpoint that classifies texts as its run did; `labels` are the classes in order."""
 
     classifier: Classifier
@@ -42,7 +42,7 @@ class Applied:
         return predict(self.classifier, examples, pad, batch_size)
 
 
-def load_applied(folder: str | Path) -> Applied:
+def load_applied(folder: str | Path) -> GraftedClassifier:
     """Return the classifier of texts that `grafts apply` has written to a folder.
 
     Raises InputError for another folder, or where the task that the prompt is made of is not known.
@@ -53,9 +53,11 @@ def load_applied(folder: str | Path) -> Applied:
     from skillgraft.tasks import tokens
 
     folder = Path(folder)
-    if not (folder / RECIPE).is_file():
-        raise InputError(f"{folder}: no {RECIPE}: not written by `grafts apply` of a run or a head")
-    known = files.read_json(folder / RECIPE)
+    if not (folder / INFERENCE_SPEC).is_file():
+        raise InputError(
+            f"{folder}: no {INFERENCE_SPEC}: not written by `grafts apply` of a run or a head"
+        )
+    known = files.read_json(folder / INFERENCE_SPEC)
     kind, pool = Kind(known["finetune"]), Pool(known["pool"]) if known["pool"] else None
     tokenizer, config = pretrained.load_tokenizer(folder), pretrained.load_config(folder)
     loaded, _ = pretrained.load_pretrained(kind, folder, config, known["attention"])
@@ -75,4 +77,4 @@ def load_applied(folder: str | Path) -> Applied:
     encoder = encoders.encoder(tokenizer, kind, pool, known["template"], length)
     if encoder.template is None and (encoder.causal or pool is Pool.mask):
         raise InputError(f"{folder}: the template is not known; apply the run, not its graft alone")
-    return Applied(classifier.eval(), encoder, known["labels"])
+    return GraftedClassifier(classifier.eval(), encoder, known["labels"])

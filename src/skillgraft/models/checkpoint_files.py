@@ -35,7 +35,7 @@ def locate(cfg: ModelConfig) -> Path:
         return Path(snapshot_download(path, revision=cfg.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
-            f"model.path={path}: neither a folder nor to be had from the hub ({reason(error)}); "
+            f"model.path={path}: no folder, and not found on the Hub ({reason(error)}); "
             "with a local copy give model=hub model.path=FOLDER"
         ) from error
 

@@ -127,7 +127,7 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
         words=words,
         head=head,
         pool=cfg.finetune.pool,
-        norm=cfg.finetune.norm,
+        norm=cfg.finetune.feature_norm,
         causal=cfg.finetune.kind is Kind.autoregressive,
     )
     if not classifier.graftable:

@@ -7,7 +7,7 @@ class InputError(Exception):
     """Bad input: one line that names the file, row or key, what was found and what was expected."""
 
 
-class NotThere(InputError):
+class RunNotFound(InputError):
     """A run that another one builds on is not in the store; another job may be about to make it."""
 
 

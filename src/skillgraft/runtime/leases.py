@@ -76,7 +76,7 @@ def start_ticks(pid: int) -> int | None:
     return int(stat.rpartition(b")")[2].split()[19])  # field 22; a process name can hold blanks
 
 
-def own_record() -> dict[str, Any]:
+def record_of_this_process() -> dict[str, Any]:
     """Return the record of this process; the start tells this process from a later one with the same pid."""
     return {
         "host": socket.gethostname(),
@@ -247,7 +247,7 @@ def take(path: Path, wait: bool) -> Lease | None:
     own = path.parent / token
     own.mkdir(parents=True)
     try:
-        (own / token).write_text(json.dumps(own_record()), encoding="utf-8")
+        (own / token).write_text(json.dumps(record_of_this_process()), encoding="utf-8")
         return Lease(path, token) if acquire(own, path, wait) else None
     except BaseException:  # interrupts too: the process of a notebook lives on
         with suppress(OSError):

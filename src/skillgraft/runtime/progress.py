@@ -27,7 +27,7 @@ def shown(asked: bool | None = None) -> bool:
     return sys.stderr.isatty() and not os.environ.get("CI") and not unwanted and alone
 
 
-def over(items: Iterable[T], what: str, total: int, on: bool) -> Iterable[T]:
+def bar(items: Iterable[T], what: str, total: int, on: bool) -> Iterable[T]:
     """Return the items, with a bar as they are taken where it is `on`; it goes when it is full."""
     if not on:
         return items

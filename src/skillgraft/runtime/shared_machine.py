@@ -13,7 +13,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-lent: list[int] = []  # the GPUs that this process's job has, while it has some
+acquired: list[int] = []  # the GPUs that this process's job has, while it has some
 
 
 def cores() -> int:
@@ -23,7 +23,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def rest(seconds: float) -> None:
+def sleep_releasing_cpus(seconds: float) -> None:
     """Sleep, and leave the cores to another job where the launcher knows how to.
 
     ray starts the jobs of a sweep in no fixed order; it gives away the cores of a job that waits for
@@ -36,7 +36,9 @@ def rest(seconds: float) -> None:
 
 
 @contextmanager
-def free(gpus: Sequence[str], count: int = 1, job: int | None = None) -> Iterator[list[int]]:
+def acquire_gpus(
+    gpus: Sequence[str], count: int = 1, job: int | None = None
+) -> Iterator[list[int]]:
     """Lend a job the indices of `count` GPUs that no other job of this machine and user has, until it ends.
 
     `gpus` are the names of those that this process sees, the same in every process. Jobs look from
@@ -61,8 +63,8 @@ def free(gpus: Sequence[str], count: int = 1, job: int | None = None) -> Iterato
             shared = [index for index in order if index not in own][: count - len(own)]
             log.warning("too few of %d GPUs are free: this job shares %s", len(gpus), shared)
             own += shared
-        lent[:] = own
+        acquired[:] = own
         try:
             yield own
         finally:
-            lent.clear()
+            acquired.clear()

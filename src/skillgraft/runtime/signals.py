@@ -14,10 +14,10 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 # Seconds in which a signal is still the one before: timeout and srun tell a process and its group.
 TOGETHER = 0.5
-heard = (0, -math.inf)  # the signal that has last asked for the end, and when
+last_signal = (0, -math.inf)  # the signal that has last asked for the end, and when
 asked: list[signal.Signals] = []  # what has come while a step was being made
-told: list[signal.Signals] = []  # what was raised here, for Lightning, and has not come yet
-in_steps: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
+self_raised: list[signal.Signals] = []  # what was raised here, for Lightning, and has not come yet
+stop_hooks: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
 
 
 class Interrupted(SystemExit):
@@ -30,18 +30,18 @@ class Interrupted(SystemExit):
 
 def handle(number: int, _frame: FrameType | None) -> None:
     """End the run: at the next step while something is trained, at once otherwise or when asked again."""
-    global heard
-    if number in told:
-        told.clear()
+    global last_signal
+    if number in self_raised:
+        self_raised.clear()
         return
-    (before, since), now = heard, time.monotonic()
+    (before, since), now = last_signal, time.monotonic()
     if number == before and now - since < TOGETHER:
         return
-    heard = (number, now)
-    if asked or not in_steps:
+    last_signal = (number, now)
+    if asked or not stop_hooks:
         raise Interrupted(number)
     asked.append(signal.Signals(number))
-    in_steps[-1]()
+    stop_hooks[-1]()
 
 
 @contextmanager
@@ -54,8 +54,8 @@ def watching() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    global heard
-    heard = (0, -math.inf)
+    global last_signal
+    last_signal = (0, -math.inf)
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
@@ -74,15 +74,15 @@ def watching() -> Iterator[None]:
 def tell_lightning() -> None:
     """Send the one signal after which Lightning stops between two steps, if it has not been that."""
     if asked[0] != signal.SIGTERM:
-        told.append(signal.SIGTERM)
+        self_raised.append(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
 def between_steps(tell: Callable[[], None] = tell_lightning) -> Iterator[None]:
     """Let a signal wait for the end of a training step inside a `with` block; `tell` asks for the end."""
-    in_steps.append(tell)
+    stop_hooks.append(tell)
     try:
         yield
     finally:
-        in_steps.pop()
+        stop_hooks.pop()

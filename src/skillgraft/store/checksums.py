@@ -7,7 +7,7 @@ from pathlib import Path
 from skillgraft.runtime import digests
 
 
-def is_whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Return whether a run or fine-tuning is whole: its status is written last, before the rename."""
     return (folder / "status.json").is_file()
 
@@ -23,21 +23,19 @@ def write_checksums(folder: Path) -> None:
     (folder / "checksums.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def recorded_digest(folder: Path, name: str) -> str | None:
-    """Return the sha256 of a file as a whole folder's checksums.txt has it, or None."""
+def recorded(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file as checksums.txt of a folder has it, by the file's name."""
     listing = folder / "checksums.txt"
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    return next((d for d, _, n in (line.partition("  ") for line in lines) if n == name), None)
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def verify(folder: Path) -> list[str]:
-    """Return what is wrong with a whole folder's files: missing or altered; empty where all is well."""
-    listing = folder / "checksums.txt"
-    if not is_whole(folder) or not listing.is_file():
-        return [f"{folder}: not a whole run"]
+    """Return what is wrong with the files of a complete folder: missing or altered; else nothing."""
+    if not is_complete(folder) or not (folder / "checksums.txt").is_file():
+        return [f"{folder}: not a complete run"]
     wrong = []
-    for line in listing.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
+    for name, digest in recorded(folder).items():
         file = folder / name
         if not file.is_file():
             wrong.append(f"{file}: missing")

@@ -56,7 +56,7 @@ class Store:
         Raises lease.LeaseLost where another process has meanwhile taken over from this one.
         """
         write_checksums(partial)
-        write_json(partial / "status.json", {"state": "whole", **status})
+        write_json(partial / "status.json", {"state": "complete", **status})
         target.parent.mkdir(parents=True, exist_ok=True)
         leases.check()
         if target.exists():

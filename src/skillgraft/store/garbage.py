@@ -13,7 +13,7 @@ from skillgraft.store import checksums
 from skillgraft.store.folders import Store
 from skillgraft.store.names import RUN_FILE
 
-READ = ("cache", "fine-tuned weights")  # by any run
+READ_BY_RUNS = ("cache", "fine-tuned weights")  # by any run
 
 
 @dataclass(frozen=True)
@@ -26,51 +26,53 @@ class Item:
     lock: str | None = None
 
 
-def freeable(place: Store) -> list[Item]:
+def freeable(store: Store) -> list[Item]:
     """Return what can be freed now; whole runs, sweeps, and what a live process makes are left out.
 
     While any run is being made, weights and the cache of digests stay: it may be about to read them.
     """
     found: list[tuple[str, Path, str | None]] = []
-    if not busy(place):
-        found += [("cache", folder, "cache") for folder in [place.cache] if folder.is_dir()]
+    if not busy(store):
+        found += [("cache", folder, "cache") for folder in [store.cache] if folder.is_dir()]
         found += [
             ("fine-tuned weights", folder, f"finetuned-{folder.name}")
-            for folder in below(place.root / ".finetuned")
+            for folder in below(store.root / ".finetuned")
         ]
     found += [
         ("partial run", folder, guard)
-        for folder in below(place.root / ".partial")
-        if not held(place, guard := folder.name.removesuffix(".old"))
-        and not set_aside(place, folder)
+        for folder in below(store.root / ".partial")
+        if not held(store, guard := folder.name.removesuffix(".old"))
+        and not set_aside(store, folder)
     ]
     found += [
         ("lock", path, path.stem)  # of a process that was killed; what it made may be gone already
-        for path in below(place.root / ".locks")
-        if path.suffix == ".lock" and not held(place, path.stem)
+        for path in below(store.root / ".locks")
+        if path.suffix == ".lock" and not held(store, path.stem)
     ]
     found += [
         ("lock", folder, None)  # that a waiter which was killed never got
-        for folder in below(place.root / ".locks")
+        for folder in below(store.root / ".locks")
         if folder.suffix != ".lock" and leases.look(folder) and leases.holder(folder) is None
     ]
-    found += [("job folder", job, None) for job in below(place.root / ".jobs") if over(place, job)]
+    found += [
+        ("job folder", job, None) for job in below(store.root / ".jobs") if is_finished(store, job)
+    ]
     return [Item(kind, folder, size(folder), guard) for kind, folder, guard in found]
 
 
-def free(place: Store, item: Item) -> bool:
+def free(store: Store, item: Item) -> bool:
     """Delete a folder and return whether it was done: not where a process has come to take or read it."""
     if item.lock is None:
         remove(item.folder)
         return True
-    with leases.at_once(place.lease(item.lock)) as mine:
+    with leases.at_once(store.lease(item.lock)) as mine:
         # whoever comes after this look waits for the lock, or makes its fine-tuning again
-        if not mine or (item.kind in READ and busy(place, but=item.lock)):
+        if not mine or (item.kind in READ_BY_RUNS and busy(store, but=item.lock)):
             return False
         if item.kind != "lock":  # which goes with its release
             remove(item.folder)
         if item.kind == "partial run" and item.folder.name == item.lock:
-            place.unfinished(item.lock).unlink(missing_ok=True)
+            store.unfinished(item.lock).unlink(missing_ok=True)
     return True
 
 
@@ -90,31 +92,31 @@ def size(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
 
 
-def held(place: Store, name: str) -> bool:
+def held(store: Store, name: str) -> bool:
     """Return whether a live process makes the run or fine-tuning of this name."""
-    return leases.holder(place.lease(name)) is not None
+    return leases.holder(store.lease(name)) is not None
 
 
-def busy(place: Store, but: str | None = None) -> bool:
+def busy(store: Store, but: str | None = None) -> bool:
     """Return whether any run or fine-tuning is being made, apart from the one of a name."""
-    locks = (place.root / ".locks").glob("*.lock")
+    locks = (store.root / ".locks").glob("*.lock")
     return any(path.stem != but and leases.holder(path) is not None for path in locks)
 
 
-def set_aside(place: Store, folder: Path) -> bool:
+def set_aside(store: Store, folder: Path) -> bool:
     """Return whether this is a whole run that a kill left aside while it was replaced: its only copy."""
     name = folder.name.removesuffix(".old")
-    return name != folder.name and checksums.is_whole(folder) and not place.run(name).exists()
+    return name != folder.name and checksums.is_complete(folder) and not store.run(name).exists()
 
 
-def over(place: Store, job: Path) -> bool:
+def is_finished(store: Store, job: Path) -> bool:
     """Return whether all runs of a job folder are whole, and its sweep's record knows them by itself."""
     jobs = [f for f in below(job) if f.name.isdigit()] or [job]  # numbers: the jobs of a sweep
     files = [folder / RUN_FILE for folder in jobs]
     if not all(file.is_file() for file in files):
         return False
     names = [read_json(file)["id"] or "" for file in files]  # null: failed before it had one
-    records = [read_json(file) for file in place.sweeps.glob("*/record.json")]
+    records = [read_json(file) for file in store.sweeps.glob("*/record.json")]
     known = [set(r["runs"]) for r in records if Path(r["jobs"]).name == job.name]
-    whole = all(name and checksums.is_whole(place.run(name)) for name in names)
+    whole = all(name and checksums.is_complete(store.run(name)) for name in names)
     return whole and all(runs >= set(names) for runs in known)

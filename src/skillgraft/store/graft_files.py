@@ -29,7 +29,9 @@ def graft_meta(file: Path) -> dict[str, Any]:
         with safe_open(file, framework="numpy") as content:
             header = json.loads((content.metadata() or {}).get("skillgraft", "null"))
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise InputError(f"graft.paths: {file}: not a whole safetensors file ({error})") from error
+        raise InputError(
+            f"graft.paths: {file}: not a complete safetensors file ({error})"
+        ) from error
     if not isinstance(header, dict) or not isinstance(header.get("meta"), dict):
         raise InputError(f"graft.paths: {file}: a safetensors file, but no graft")
     return header["meta"]
@@ -37,5 +39,5 @@ def graft_meta(file: Path) -> dict[str, Any]:
 
 def made_of(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a graft was made, the same for every seed: task, selector and size, or parents."""
-    kept = {name: meta.get(name) for name in ("task", "selector", "asked_sparsity", "rule")}
+    kept = {name: meta.get(name) for name in ("task", "selector", "requested_sparsity", "rule")}
     return {**kept, "parents": [made_of(parent) for parent in meta.get("parents", ())]}

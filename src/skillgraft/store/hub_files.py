@@ -22,7 +22,7 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
         return Path(hf_hub_download(repo_id, FILE, revision=revision))
     except (HTTPError, OSError, ValueError) as error:
         named = f"{SCHEME}{repo_id}" + (f"@{revision}" if revision else "")
-        raise InputError(f"{named}: no {FILE} to be had from the hub ({reason(error)})") from error
+        raise InputError(f"{named}: no {FILE} found on the Hub ({reason(error)})") from error
 
 
 def fetch_named(reference: str) -> Path:

@@ -17,30 +17,33 @@ from skillgraft.store.graft_files import graft_file, graft_meta, made_of
 from skillgraft.store.sequences import base_digests, base_values, chain, stage
 from skillgraft.tasks.rows import TaskData
 
-SIZE = "graft.size"  # in an identity: the size that graft.match came to
+SIZE_KEY = "graft.size"  # in an identity: the size that graft.size_from came to
 
 
 @dataclass(frozen=True)
 class Identity:
     """What a run is, as hashes of all that can change its result.
 
-    `finetuned` names the fine-tuning it shares; `peers` is equal for runs that differ in task and
-    data only; `rivals` for runs that differ in the selector and its options only; `setting` for
-    runs that differ in the seed and the rows it draws; `region` for runs whose region is the same,
-    since they differ in comparison models only; `left` for runs that leave the next stage of a
-    sequence the same, since they differ in these or in what they are measured on; `stage` names a
-    place in a sequence of tasks.
+    `finetuned` names the fine-tuning that the run shares. The other fields are equal for two runs
+
+    - `same_but_task`: that differ in task and data only;
+    - `same_but_selector`: that differ in the selector and its options only;
+    - `same_but_seed`: that differ in the seed and in what it draws only;
+    - `region`: whose region is the same, since they differ in comparison models only;
+    - `same_outcome`: that leave the next stage of a sequence the same, since they differ in comparison
+      models or in what they are measured on only;
+    - `stage`: at the same place in a sequence of tasks.
     """
 
     id: str
     group: str
     hash: str
     finetuned: str
-    peers: str
-    rivals: str
-    setting: str
+    same_but_task: str
+    same_but_selector: str
+    same_but_seed: str
     region: str
-    left: str
+    same_outcome: str
     stage: str
     digests: Mapping[str, str]
 
@@ -54,13 +57,13 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         origins = [made_of(graft_meta(graft_file(path))) for path in cfg.graft.paths]
     values = {**base_values(cfg), **{f"digest.{k}": v for k, v in digests.items()}}
     if size is not None:
-        values[SIZE] = size
+        values[SIZE_KEY] = size
     own: tuple[str, ...] = ("task.", "digest.data")
-    if cfg.model.after is not None:
-        before = read_json(Path(cfg.model.after) / "status.json")
+    if cfg.continual.init_from is not None:
+        before = read_json(Path(cfg.continual.init_from) / "status.json")
         rows = {name: part.digest() for name, part in data.others.items()}
         # what the last stage left, and what is measured again
-        values["digest.after"] = short_hash({"left": left_by(before), **rows})
+        values["digest.after"] = short_hash({"outcome": outcome_of(before), **rows})
     if cfg.finetune.tasks:
         tasks = {**cfg.others, cfg.task.name: cfg.task}
         rows = {name: part.digest() for name, part in data.others.items()}
@@ -80,24 +83,29 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         group=name,
         hash=whole,
         finetuned=short_hash(without("graft.", "sparsity", beside, "digest.grafts", *mixture)),
-        peers=short_hash(
+        same_but_task=short_hash(
             {
-                **without(*own, SIZE, beside, "digest.after"),
+                **without(*own, SIZE_KEY, beside, "digest.after"),
                 **({"matched": True} if size is not None else {}),  # of another size than asked
             }
         ),
-        rivals=short_hash(without("graft.", beside)),
-        setting=short_hash(
+        same_but_selector=short_hash(without("graft.", beside)),
+        same_but_seed=short_hash(
             {
                 **without(
-                    "seed", "digest.data", SIZE, "digest.after", "digest.mixture", "digest.grafts"
+                    "seed",
+                    "digest.data",
+                    SIZE_KEY,
+                    "digest.after",
+                    "digest.mixture",
+                    "digest.grafts",
                 ),
                 "matched": size is not None,
                 **({"grafts": origins} if origins else {}),
             }
         ),
         region=short_hash(without(beside)),
-        left=short_hash(
+        same_outcome=short_hash(
             {**without(beside, "digest.data", "task.ood"), "train": data.training_digest()}
         ),
         stage=stage(cfg, [*(c["task"] for c in chain(cfg)), cfg.task.name]),
@@ -110,9 +118,9 @@ def region_of(run: Mapping[str, Any]) -> str:
     return str(run.get("region", run["id"]))
 
 
-def left_by(run: Mapping[str, Any]) -> str:
+def outcome_of(run: Mapping[str, Any]) -> str:
     """Return a name of what a run leaves the next stage of a sequence, by its status."""
-    return str(run.get("left", region_of(run)))
+    return str(run.get("same_outcome", region_of(run)))
 
 
 def definition(task: TaskConfig) -> list[Any]:

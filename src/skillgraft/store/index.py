@@ -23,9 +23,15 @@ from typing import Any, cast
 from skillgraft.runtime.leases import file_time
 from skillgraft.store.metric_names import row_of
 
-VERSION = 1  # of the tables
+VERSION = 2  # of the tables
 SETTLED = 2.0  # seconds: no file system has coarser times
-KEYS = ("peers", "rivals", "finetuned", "region", "stage")  # by which jobs look for other runs
+KEYS = (
+    "same_but_task",
+    "same_but_selector",
+    "finetuned",
+    "region",
+    "stage",
+)  # by which jobs look for other runs
 TABLES = (
     "DROP TABLE IF EXISTS runs",
     "DROP TABLE IF EXISTS seen",
@@ -37,7 +43,7 @@ TABLES = (
 )
 
 
-def stamp(path: str | Path) -> str | None:
+def fingerprint(path: str | Path) -> str | None:
     """Return what tells a file or folder from its next version, or None where there is none."""
     try:
         stat = os.stat(path)  # noqa: PTH116  for thousands of folders
@@ -46,11 +52,11 @@ def stamp(path: str | Path) -> str | None:
     return f"{stat.st_mtime_ns} {stat.st_ino} {stat.st_size}"
 
 
-def scan(root: Path) -> dict[str, str]:
+def list_stamps(root: Path) -> dict[str, str]:
     """Return the stamp of every whole run by the name of its folder."""
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    found = {name: stamp(f"{root}/{name}/status.json") for name in names}
+    found = {name: fingerprint(f"{root}/{name}/status.json") for name in names}
     # None: not a run, or just being replaced by force=true
     return {name: value for name, value in found.items() if value is not None}
 
@@ -96,7 +102,7 @@ def update(db: sqlite3.Connection, root: Path, scanning: bool) -> None:
     # Two changes within one tick of the file system's clock have one time: it tells them apart only
     # when the tick was over before the folders were read.
     settled = clock(root) - time / 1e9 > SETTLED
-    found, known = scan(root), dict(db.execute("SELECT name, stamp FROM runs"))
+    found, known = list_stamps(root), dict(db.execute("SELECT name, stamp FROM runs"))
     gone = [(name,) for name in known.keys() - found.keys()]
     new = [name for name, value in found.items() if known.get(name) != value]
     note = (str(time),) if settled else None
@@ -122,7 +128,7 @@ def clock(root: Path) -> float:
 
 
 @functools.cache
-def in_memory(root: Path) -> sqlite3.Connection:  # noqa: ARG001  one for each root
+def memory_index(root: Path) -> sqlite3.Connection:  # noqa: ARG001  one for each root
     """Return this process's own index of a store whose file cannot be used."""
     return sqlite3.connect(":memory:", check_same_thread=False)
 
@@ -145,15 +151,15 @@ def query(
         except sqlite3.DatabaseError:  # damaged
             for path in (file, file.with_name(f"{file.name}-journal")):
                 path.unlink(missing_ok=True)
-    update(in_memory(root), root, scanning)
-    return in_memory(root).execute(what, arguments).fetchall()
+    update(memory_index(root), root, scanning)
+    return memory_index(root).execute(what, arguments).fetchall()
 
 
-def alike(root: Path, key: str, value: str) -> list[tuple[str, str, str]]:
+def rows_where(root: Path, key: str, value: str) -> list[tuple[str, str, str]]:
     """Return name, stamp and status as JSON of the whole runs with this value of a key of KEYS."""
     what = f"SELECT name, stamp, status FROM runs WHERE {key} = ? ORDER BY name"
     found = query(root, what, (value,), scanning=False)
-    if any(stamp(f"{root}/{name}/status.json") != stamped for name, stamped, _ in found):
+    if any(fingerprint(f"{root}/{name}/status.json") != stamped for name, stamped, _ in found):
         found = query(root, what, (value,))  # altered by hand, below the root
     return cast(list[tuple[str, str, str]], found)
 
@@ -163,7 +169,7 @@ def runs(root: Path, key: str | None = None, value: str | None = None) -> Iterat
     if key is None:
         found = query(root, "SELECT status FROM runs ORDER BY name")
     else:
-        found = [(status,) for _, _, status in alike(root, key, value or "")]
+        found = [(status,) for _, _, status in rows_where(root, key, value or "")]
     for (status,) in found:
         yield json.loads(status)
 

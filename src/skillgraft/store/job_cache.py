@@ -26,7 +26,7 @@ from skillgraft.models import checkpoint_files
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import write_json
 from skillgraft.store import index
-from skillgraft.store.checksums import is_whole
+from skillgraft.store.checksums import is_complete
 from skillgraft.store.folders import Store
 from skillgraft.store.identity import Identity
 from skillgraft.store.references import matched_size
@@ -40,7 +40,7 @@ def program() -> str:
     files = sorted(
         f for f in packages.PACKAGE.rglob("*") if f.is_file() and "__pycache__" not in f.parts
     )
-    stamps = [[str(file), index.stamp(file)] for file in files]
+    stamps = [[str(file), index.fingerprint(file)] for file in files]
     content = [stamps, sys.path, sys.version, np.__version__]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -52,12 +52,12 @@ def entry(cfg: RunConfig, folders: Sequence[Path]) -> Path | None:
     of the same setting.
     """
     try:
-        match = cfg.graft.match
+        match = cfg.graft.size_from
         if (
             cfg.force
             or cfg.graft.selector is Selector.file
-            or cfg.model.sequence
-            or cfg.model.after is not None
+            or cfg.continual.tasks
+            or cfg.continual.init_from is not None
             or not (match is None or match in Selector.__members__)
             or match in UNSIZED
         ):
@@ -77,18 +77,18 @@ def recall(file: Path) -> Path | None:
         known = json.loads(file.read_bytes())
     except (OSError, ValueError):  # not there, or damaged
         return None
-    if any(index.stamp(path) != was for path, was in known["read"].items()):
+    if any(index.fingerprint(path) != was for path, was in known["read"].items()):
         return None
     root = file.parents[2]
     if (sought := known["sought"]) is not None and candidates(root, *sought) != known["found"]:
         return None
     folder = Store(root).run(known["id"])
-    return folder if is_whole(folder) else None
+    return folder if is_complete(folder) else None
 
 
 def candidates(root: Path, rivals: str, match: str) -> list[list[str]]:
-    """Return the runs from which `graft.match` chooses, each with its stamp."""
-    found = index.alike(root, "rivals", rivals)
+    """Return the runs from which `graft.size_from` chooses, each with its stamp."""
+    found = index.rows_where(root, "same_but_selector", rivals)
     return [[name, stamp] for name, stamp, run in found if json.loads(run)["selector"] == match]
 
 
@@ -103,7 +103,7 @@ def reads(cfg: RunConfig, folders: Sequence[Path]) -> dict[str, str | None] | No
             return None
         # a folder's own time tells of files that come and go
         inner = place.iterdir() if place.is_dir() else ()
-        found |= {str(path): index.stamp(path) for path in (place, *inner)}
+        found |= {str(path): index.fingerprint(path) for path in (place, *inner)}
     return found
 
 
@@ -118,7 +118,7 @@ def remember(
     """Keep which run a job is, with what was read to find it."""
     known: dict[str, Any] = {"id": identity.id, "read": read, "sought": None}
     if size is not None:
-        sought = (identity.rivals, str(cfg.graft.match))
+        sought = (identity.same_but_selector, str(cfg.graft.size_from))
         known |= {"sought": sought, "found": candidates(file.parents[2], *sought)}
         if matched_size(cfg, rows) != size:  # another run came between the two looks
             return

@@ -13,7 +13,7 @@ from skillgraft.runtime.files import read_json, write_json
 from skillgraft.store import checksums, names
 from skillgraft.store.folders import Store
 
-RUNNING, WHOLE, FAILED, INTERRUPTED = "running", "whole", "failed", "interrupted"
+RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "interrupted"
 START = 120.0  # seconds after which a job that ought to have started by now counts as gone
 
 
@@ -23,7 +23,7 @@ def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
 
     What is yielded adds values to it. An exception is recorded by its class and message, and goes on.
     """
-    record = {"state": RUNNING, **values, "since": time.time(), **leases.own_record()}
+    record = {"state": RUNNING, **values, "since": time.time(), **leases.record_of_this_process()}
 
     def tell(**more: Any) -> None:
         record.update(more)
@@ -36,26 +36,26 @@ def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
         asked = isinstance(error, (KeyboardInterrupt, SystemExit))
         tell(state=INTERRUPTED if asked else FAILED, error=type(error).__name__, message=str(error))
         raise
-    tell(state=WHOLE)
+    tell(state=COMPLETE)
 
 
-def unfinished(place: Store) -> list[dict[str, Any]]:
+def unfinished(store: Store) -> list[dict[str, Any]]:
     """Return the records of the runs that are not whole, or are being made again, by name."""
     found = []
-    for file in sorted((place.root / ".partial").glob("*.json")):
+    for file in sorted((store.root / ".partial").glob("*.json")):
         try:
             record = read_json(file)
         except FileNotFoundError:
             continue  # it has just become whole
-        if leases.holder(place.lease(record["id"])):
+        if leases.holder(store.lease(record["id"])):
             found.append(record)
-        elif not checksums.is_whole(place.run(record["id"])):
+        elif not checksums.is_complete(store.run(record["id"])):
             # killed, where it had no time to say anything else
             found.append(record | {"state": record["state"].replace(RUNNING, INTERRUPTED)})
     return found
 
 
-def earlier(job: Path, place: Store) -> bool:
+def earlier(job: Path, store: Store) -> bool:
     """Return whether a job of a smaller number of the same sweep runs or is about to start.
 
     `job` is the folder of the asking one, whose record was written just now: by its time the
@@ -64,13 +64,13 @@ def earlier(job: Path, place: Store) -> bool:
     """
     own, numbers = job / names.RUN_FILE, range(int(job.name))
     now, begun = own.stat().st_mtime, read_json(own)["since"]
-    if going(job.parent, numbers, place, now):
+    if going(job.parent, numbers, store, now):
         return True
     files = (job.parent / str(number) / names.RUN_FILE for number in numbers)
     return now - begun < START and not all(file.is_file() for file in files)
 
 
-def going(jobs: Path, numbers: Sequence[int], place: Store, now: float) -> bool:
+def going(jobs: Path, numbers: Sequence[int], store: Store, now: float) -> bool:
     """Return whether any of a sweep's jobs runs at the time `now` of the file system.
 
     A job in a process that can be seen from here runs as long as that is there; another one has
@@ -87,6 +87,6 @@ def going(jobs: Path, numbers: Sequence[int], place: Store, now: float) -> bool:
         if record.get("machine") == leases.machine():  # its process is there
             return True
         name = record["id"]
-        if now - touched < leases.STALE or (name and leases.holder(place.lease(name))):
+        if now - touched < leases.STALE or (name and leases.holder(store.lease(name))):
             return True
     return False

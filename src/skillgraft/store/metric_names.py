@@ -32,7 +32,7 @@ def measured(metrics: Mapping[str, Any], overlap: Mapping[str, Any]) -> dict[str
         for split, values in splits.items() if isinstance(splits, dict) else ():
             if isinstance(values, dict) and "accuracy" in values:
                 out[f"{model}/{split}/score"] = values[metric_of(values)]
-    return out | flatten({"overlap": overlap}) | {"overlap/compared": len(overlap)}
+    return out | flatten({"overlap": overlap}) | {"overlap/n_compared": len(overlap)}
 
 
 def row_of(

@@ -12,7 +12,7 @@ from skillgraft.config.schema import RunConfig
 from skillgraft.models import checkpoint_files
 from skillgraft.runtime.digests import short_hash
 from skillgraft.runtime.errors import InputError
-from skillgraft.store.checksums import is_whole
+from skillgraft.store.checksums import is_complete
 from skillgraft.store.folders import Store
 
 
@@ -34,23 +34,27 @@ def stage(cfg: RunConfig, tasks: list[str]) -> str:
     """
     values = {**base_values(cfg), **base_digests(cfg)}
     kept = {
-        n: v for n, v in values.items() if not n.startswith(("task.", "compare.", "model.take"))
+        n: v
+        for n, v in values.items()
+        if not n.startswith(("task.", "compare.", "continual.carry"))
     }
-    take = cfg.model.take.value if len(tasks) > 1 else None
+    take = cfg.continual.carry.value if len(tasks) > 1 else None
     return f"{short_hash({**kept, 'take': take})}:{'>'.join(tasks)}"
 
 
 def chain(cfg: RunConfig) -> list[dict[str, Any]]:
     """Return what was run before a stage, the first stage first: `folder`, `task` and `config`."""
     stages: list[dict[str, Any]] = []
-    after = cfg.model.after
+    after = cfg.continual.init_from
     while after is not None:
         folder = Path(after)
-        if not is_whole(folder) and stages:  # a store that was moved: runs lie side by side
+        if not is_complete(folder) and stages:  # a store that was moved: runs lie side by side
             folder = stages[-1]["folder"].parent / folder.name
-        if not is_whole(folder):
-            raise InputError(f"model.after: {after}: no whole run, though a later stage names it")
+        if not is_complete(folder):
+            raise InputError(
+                f"continual.init_from: {after}: no complete run, though a later stage names it"
+            )
         config = OmegaConf.load(folder / "config.yaml")
         stages.append({"folder": folder, "task": config.task.name, "config": config})
-        after = config.model.after
+        after = config.continual.init_from
     return stages[::-1]

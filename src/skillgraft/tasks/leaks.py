@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from skillgraft.tasks.rows import Row
 
 
-def folded(row: Row) -> tuple[str, ...]:
+def normalized(row: Row) -> tuple[str, ...]:
     """Return the letters and digits of a row's texts, without regard to case.
 
     One sentence is spaced and punctuated otherwise in every collection that has it. A text without any
@@ -26,10 +26,10 @@ def contamination(
     A training set is all its rows and those drawn from them; a note counts the test rows that are in
     each.
     """
-    texts = {name: [folded(row) for row in rows] for name, rows in tests.items()}
+    texts = {name: [normalized(row) for row in rows] for name, rows in tests.items()}
     notes = []
     for task, rows in trains.items():
-        every, drawn = ({folded(row) for row in part} for part in rows)
+        every, drawn = ({normalized(row) for row in part} for part in rows)
         for name, test in texts.items():
             if shared := sum(text in every for text in test):
                 few = sum(text in drawn for text in test)

@@ -81,11 +81,11 @@ def load(cfg: RunConfig) -> TaskData:
         other = cfg.ood[name]
         if is_pair(other) != is_pair(task):
             raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
-        rename, joined[f"ood/{name}"] = mapped(task, other)
+        rename, joined[f"ood/{name}"] = map_ood_labels(task, other)
         rows = load_split(other, "test", cfg.data_dir, list(task.labels), rename)
         if not rows:
             raise InputError(f"task.ood: {name} has no test rows")
-        ood[name] = rows[: task.test_rows]
+        ood[name] = rows[: task.max_test_examples]
         notes += imbalance(name, list(task.labels), rows, len(ood[name]))
     # one that is both has the same texts in both
     tests = {**ood, **{name: part.test for name, part in others.items()}, task.name: own.test}
@@ -93,7 +93,7 @@ def load(cfg: RunConfig) -> TaskData:
     return replace(own, ood=ood, notes=notes, others=others, joined=joined)
 
 
-def mapped(task: TaskConfig, other: TaskConfig) -> tuple[dict[str, str], list[list[int]]]:
+def map_ood_labels(task: TaskConfig, other: TaskConfig) -> tuple[dict[str, str], list[list[int]]]:
     """Return another task's label → this one's, and which of this one's classes are one there, by index.
 
     Of a label that is any of several, the first stands for it.
@@ -122,12 +122,12 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
     everything = {s: load_split(task, s, cfg.data_dir, labels, {}) for s in SPLITS}
     for split in ("train", "test"):
         if not everything[split]:
-            raise InputError(f"task {task.name}: no {split} rows{place_of(task, split, cfg)}")
+            raise InputError(f"task {task.name}: no {split} rows{source_of(task, split, cfg)}")
     for label, positions in zip(labels, by_class(everything["train"], len(labels)), strict=True):
         if not positions:
             raise InputError(
                 f"task {task.name}: no training row has the label '{label}'"
-                f"{place_of(task, 'train', cfg)}"
+                f"{source_of(task, 'train', cfg)}"
             )
     train, validation, notes = split_train(
         everything["train"], everything["validation"], task, cfg.shots, cfg.seed
@@ -137,7 +137,7 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
             f"task {task.name}: no rows are left for validation of {len(everything['train'])}, with "
             f"{len(train)} for training: give task.validation or lower shots ({cfg.shots} a class)"
         )
-    test = everything["test"][: task.test_rows]
+    test = everything["test"][: task.max_test_examples]
     notes = [f"{task.name}: {note}" for note in notes]
     if cfg.data_dir and task.source is Source.hub and not local_folder(task, cfg.data_dir):
         notes.append(f"{task.name}: {cfg.data_dir} has no {task.name}/, so its rows are the hub's")
@@ -145,7 +145,7 @@ def load_task(task: TaskConfig, cfg: RunConfig) -> tuple[TaskData, list[Row]]:
     return TaskData(train, validation, test, {}, notes), everything["train"]
 
 
-def place_of(task: TaskConfig, split: str, cfg: RunConfig) -> str:
+def source_of(task: TaskConfig, split: str, cfg: RunConfig) -> str:
     """Return where the rows of a split were looked for, for the end of an error."""
     if task.source is Source.files:
         return f" in {getattr(task, split)}"

@@ -49,7 +49,7 @@ class Part:
 
 
 def sparsity(wr: Any, names: Collection[str]) -> list[Any]:
-    """Return score and ECE of the graft over its measured size, and over the sparsity asked for."""
+    """Return score and ECE of the graft over its measured size, and over the requested sparsity for."""
     score, ece = OVER_SIZE
     by_size = [
         wr.LinePlot(
@@ -74,7 +74,7 @@ def sparsity(wr: Any, names: Collection[str]) -> list[Any]:
             running_ymean=True,
         )
         for x, title in (
-            (wr.Config("sparsity"), "the sparsity asked for"),
+            (wr.Config("sparsity"), "the requested sparsity for"),
             (wr.SummaryMetric("region/sparsity"), "the region's sparsity"),
         )
     ]
@@ -121,7 +121,7 @@ def overlap(wr: Any, names: Collection[str]) -> list[Any]:
         wr.MediaBrowser(title="overlap of regions (IoU)", media_keys=["overlap_map"]),
         wr.ScalarChart(
             title="regions that a region was compared with, at most",
-            metric=wr.SummaryMetric("overlap/compared"),
+            metric=wr.SummaryMetric("overlap/n_compared"),
             groupby_aggfunc="max",
         ),
     ]
@@ -149,9 +149,9 @@ def curves(wr: Any, names: Collection[str]) -> list[Any]:
         wr.LinePlot(title=title, x=x, y=[y])
         for title, x, y in (
             ("fine-tuning: loss", "finetune/step", "finetune/loss"),
-            ("mask training: loss", "graft/step", "graft/loss"),
-            ("mask training: score of the rounded graft", "graft/step", "graft/score"),
-            ("mask training: size of the rounded graft", "graft/step", "graft/size"),
+            ("mask training: loss", "mask/step", "mask/loss"),
+            ("mask training: score of the rounded graft", "mask/step", "mask/objective"),
+            ("mask training: size of the rounded graft", "mask/step", "mask/size"),
         )
     ]
 
@@ -177,9 +177,9 @@ def bars(wr: Any, title: str, metrics: list[str]) -> Any:
     )
 
 
-def names_of(place: Store) -> set[str]:
+def names_of(store: Store) -> set[str]:
     """Return the names of all that the runs of a store measured."""
-    return {name for _, row in index.rows(place.root) for name in json.loads(row)}
+    return {name for _, row in index.rows(store.root) for name in json.loads(row)}
 
 
 def matching(pattern: str, names: Collection[str]) -> list[str]:

@@ -144,14 +144,14 @@ def check_all(runs: Sequence[Offline]) -> dict[Offline, Checked]:
         return dict(zip(runs, pool.map(check, runs), strict=True))
 
 
-def plan(place: Store) -> list[tuple[str | None, list[Offline]]]:
+def plan(store: Store) -> list[tuple[str | None, list[Offline]]]:
     """Return the offline runs of whole runs by sweep: a sweep's in its order, then its summary.
 
     The sweep that was started first comes first and has the runs that later ones share; runs of no
     sweep are the last group.
     """
-    runs = {status["id"]: place.run(status["id"]) for status in place.runs()}
-    records = [(read_json(f), f.parent) for f in place.sweeps.glob("*/record.json")]
+    runs = {status["id"]: store.run(status["id"]) for status in store.runs()}
+    records = [(read_json(f), f.parent) for f in store.sweeps.glob("*/record.json")]
     groups: list[tuple[str | None, list[Offline]]] = []
     for record, folder in sorted(records, key=lambda found: found[0]["started"]):
         ids = sweep_records.run_ids(record, sweep_records.jobs_of(record))
@@ -176,15 +176,15 @@ def of(name: str, id: str, folder: Path) -> list[Offline]:
 
 
 def deliver(
-    place: Store, entity: str | None, project: str | None, dry_run: bool
+    store: Store, entity: str | None, project: str | None, dry_run: bool
 ) -> list[dict[str, Any]]:
     """Send the offline runs of a store sweep by sweep, or with `dry_run` only look, and return a line a run.
 
     `sweep`, `run`, `state` (one of FINE, or what is wrong), `entity` (None: the account's own) and
     `project` that it goes to, and `files`, those that are sent. Raises InputError where there is none.
     """
-    if not (groups := plan(place)):
-        raise InputError(f"{place.root}: no offline W&B run in it")
+    if not (groups := plan(store)):
+        raise InputError(f"{store.root}: no offline W&B run in it")
     waiting = [
         run for _, runs in groups for run in runs if not (run.record_sent and run.graft_sent)
     ]

@@ -33,7 +33,7 @@ QUIET: dict[str, Any] = {
 SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
 
 
-class Tracker:
+class WandbRun:
     """One W&B run, or nothing where logger.mode is none."""
 
     def __init__(self, run: Any = None) -> None:
@@ -107,7 +107,7 @@ def own_folders(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Tracker]:
+def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[WandbRun]:
     """Yield the tracker of one run; an exception ends its W&B run as failed."""
     config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
     tags = [cfg.task.name, cfg.model.name, cfg.graft.selector.value]
@@ -128,7 +128,7 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Track
 
 def define_axes(run: Any) -> None:
     """Say which of a run's names is the axis of which of its curves."""
-    for stage in ("finetune", "graft"):
+    for stage in ("finetune", "mask"):
         run.define_metric(f"{stage}/step", hidden=True)
         run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
     run.define_metric(SIZE, hidden=True)
@@ -137,7 +137,7 @@ def define_axes(run: Any) -> None:
 
 
 @contextmanager
-def summary(record: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
+def summary(record: Mapping[str, Any], folder: Path) -> Iterator[WandbRun]:
     """Yield the tracker of a sweep's summary, a W&B run of job type `sweep` in the sweep's folder."""
     name, _, digest = folder.name.rpartition("-")
     with opened(
@@ -156,13 +156,13 @@ def summary(record: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
 @contextmanager
 def opened(
     logger: Mapping[str, Any], folder: Path, *, tags: list[str], **about: Any
-) -> Iterator[Tracker]:
+) -> Iterator[WandbRun]:
     """Yield a tracker whose W&B record lies in `folder`, and end its run, as failed after an exception."""
     place = folder / "wandb"
     shutil.rmtree(place, ignore_errors=True)  # a killed try's: two with one id cannot be synced
     mode = Mode(logger["mode"])
     if mode is Mode.none:
-        yield Tracker()
+        yield WandbRun()
         return
     import wandb
 
@@ -184,7 +184,7 @@ def opened(
                 f"logger.mode={mode.value}: W&B: {error}; use logger=wandb_offline or logger=none"
             ) from error
         try:
-            yield Tracker(run)
+            yield WandbRun(run)
         except BaseException:
             run.finish(exit_code=1)
             raise

@@ -16,7 +16,7 @@ from skillgraft.tasks.encoder import Encoded
 from skillgraft.training import distributed
 
 
-class Course(NamedTuple):
+class TrainingTask(NamedTuple):
     """What fine-tuning reads of one task; `words` are its verbalizer's ids, None the classifier's own."""
 
     task: str
@@ -36,7 +36,7 @@ class Batches:
     On several ranks a batch is dealt out by rows, and padded as the whole.
     """
 
-    courses: Sequence[Course]
+    courses: Sequence[TrainingTask]
     pad: int
     size: int
     seed: int
@@ -60,7 +60,11 @@ class Batches:
             course = self.courses[place]
             batch = collate([course.train[i] for i in orders[place].at(cycle)], self.pad)
             batch = batch if course.words is None else {**batch, "words": course.words}
-            yield batch if self.ranks == 1 else distributed.share(batch, self.rank, self.ranks)
+            yield (
+                batch
+                if self.ranks == 1
+                else distributed.share_of_batch(batch, self.rank, self.ranks)
+            )
 
 
 @dataclass

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 FOLDER = "ranks"  # beside a training's checkpoints, while its ranks run
 
 
-def share(batch: Batch, rank: int, ranks: int) -> Batch:
+def share_of_batch(batch: Batch, rank: int, ranks: int) -> Batch:
     """Return the rows `rank`, `rank + ranks`, … of a batch, with the `weight` of their mean loss.
 
     The mean over ranks of weight · mean loss is the mean over the batch's rows. A rank that has no
@@ -73,7 +73,7 @@ class Launcher(_MultiProcessingLauncher):
         return super().launch(partial(ending_at_once, function), *args, **options)
 
 
-class Replicated(DDPStrategy):
+class DeterministicDDP(DDPStrategy):
     """Lightning's distributed data parallelism, for parameters that the loss may not reach.
 
     And with buckets of gradients that stay what they are. By itself it would deal them out anew after
@@ -91,7 +91,7 @@ class Replicated(DDPStrategy):
         return Launcher(self, self.start_method)
 
 
-class Sharded(ModelParallelStrategy):
+class ShardedStrategy(ModelParallelStrategy):
     """Lightning's fully sharded data parallelism, whose ranks are started as those of its DDP.
 
     By itself it would start them by running the command line again; its FSDPStrategy too, which
@@ -121,7 +121,7 @@ def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if method == "forkserver":
         start_server()
-    return Sharded(cfg.devices, method) if sharded else Replicated(method)
+    return ShardedStrategy(cfg.devices, method) if sharded else DeterministicDDP(method)
 
 
 def start_server() -> None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skillgraft.config.choices import Optimizer, Schedule, Strategy
+from skillgraft.config.choices import LRSchedule, Optimizer, Strategy
 from skillgraft.config.schema import FinetuneConfig, RunConfig
 from skillgraft.evaluation.metrics import measure
 from skillgraft.evaluation.predict import predict
@@ -24,7 +24,7 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.seeds import derive
 from skillgraft.tasks.batches import Batch
 from skillgraft.training import distributed
-from skillgraft.training.batches import Batches, Course
+from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.checkpoints import Progress, write_tensors
 from skillgraft.training.resumable import Log, Resumable
 from skillgraft.training.trainable import trainable
@@ -33,9 +33,9 @@ from skillgraft.training.trainer import fit, make_trainer
 LOG_EVERY = 10  # steps whose losses are averaged into one row of the history
 
 
-def factor(schedule: Schedule, step: int, steps: int) -> float:
+def lr_factor(schedule: LRSchedule, step: int, steps: int) -> float:
     """Return the share of the learning rate at a step: constant, or falling linearly to 0."""
-    return 1.0 if schedule is Schedule.constant else 1.0 - step / max(1, steps)
+    return 1.0 if schedule is LRSchedule.constant else 1.0 - step / max(1, steps)
 
 
 class FineTuning(Resumable):
@@ -48,7 +48,7 @@ class FineTuning(Resumable):
         self,
         classifier: Classifier,
         cfg: RunConfig,
-        courses: Sequence[Course],
+        courses: Sequence[TrainingTask],
         pad: int,
         folder: Path,
         log: Log,
@@ -81,7 +81,7 @@ class FineTuning(Resumable):
 
     def configure_model(self) -> None:
         """Shard what a rank has received, where the strategy is to shard."""
-        if not isinstance(self.trainer.strategy, distributed.Sharded):
+        if not isinstance(self.trainer.strategy, distributed.ShardedStrategy):
             return
         assert self.device_mesh is not None
         distributed.shard(self.classifier, self.device_mesh["data_parallel"])
@@ -119,7 +119,7 @@ class FineTuning(Resumable):
             return end
         step, rank = self.progress.step, self.global_rank
         torch.manual_seed(derive(self.cfg.seed, "dropout", step, *([rank] if rank else [])))
-        share = factor(self.cfg.finetune.schedule, step, self.cfg.finetune.steps)
+        share = lr_factor(self.cfg.finetune.lr_schedule, step, self.cfg.finetune.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         return None
@@ -156,7 +156,7 @@ class FineTuning(Resumable):
         if not self.start:
             return
         options = self.cfg.finetune
-        share = factor(options.schedule, self.progress.step, options.steps)
+        share = lr_factor(options.lr_schedule, self.progress.step, options.steps)
         threshold = options.lr * share * options.l1
         for name, start in self.start.items():
             trained = self.classifier.graftable[name].requires_grad
@@ -261,7 +261,7 @@ def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch
 def finetune(
     classifier: Classifier,
     cfg: RunConfig,
-    courses: Sequence[Course],
+    courses: Sequence[TrainingTask],
     pad: int,
     folder: Path,
     log: Log,
@@ -277,7 +277,7 @@ def finetune(
         module.resume()
         module.batches.start = module.progress.step
         if left := len(module.batches):
-            clip = cfg.finetune.clip or None
+            clip = cfg.finetune.gradient_clip_val or None
             sharded = cfg.trainer.strategy is Strategy.fsdp
             fit(make_trainer(cfg, left, folder, sharded, gradient_clip_val=clip), module)
             classifier.zero_grad()  # the last step's: as large as the model

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skillgraft.config.choices import Selector
 from skillgraft.config.schema import GraftConfig, RunConfig
-from skillgraft.core.best_mask import Best
+from skillgraft.core.best_mask import BestMask
 from skillgraft.core.relaxed_graft import RelaxedGraft
 from skillgraft.evaluation.metrics import measure
 from skillgraft.evaluation.predict import predict
@@ -65,7 +65,7 @@ class MaskTraining(Resumable):
         super().__init__()
         self.classifier, self.relaxed, self.cfg = classifier, relaxed, cfg
         self.batches, self.scored, self.folder, self.note = batches, scored, folder, log
-        self.best = Best()
+        self.best = BestMask()
         self.history: list[dict[str, Any]] = []
         self.done = 0
         self.losses: list[Tensor] = []
@@ -106,7 +106,7 @@ class MaskTraining(Resumable):
         self.losses.clear()
         if not np.isfinite(loss):
             raise InputError(f"mask training diverged at step {self.done}: lower graft.lr")
-        row = {"graft/step": self.done, "graft/loss": loss}
+        row = {"mask/step": self.done, "mask/loss": loss}
         self.compare()
         last = self.settled or self.done == graft.steps
         due = last or self.done % (graft.score_every or SAVE_EVERY) == 0
@@ -135,16 +135,16 @@ class MaskTraining(Resumable):
         metric, chosen, row = self.cfg.task.metric, self.relaxed.region(), {}
         if self.cfg.graft.score_every is None:
             self.best.offer(self.done, float(self.done), chosen)
-            return {"graft/size": chosen.numel()}
+            return {"mask/size": chosen.numel()}
         size = self.cfg.trainer.evaluation_batch_size
         with self.relaxed.rounded(chosen):
             for split, rows in self.scored.items():
                 probabilities = predict(self.classifier, rows, self.batches.pad, size)
                 value = measure(probabilities, [row.label for row in rows], metric)[metric.value]
-                row[f"graft/{split}/{metric.value}"] = value or 0.0
+                row[f"mask/{split}/{metric.value}"] = value or 0.0
         total = sum(row.values())
         self.best.offer(self.done, total, chosen)
-        return {**row, "graft/score": total, "graft/size": chosen.numel()}
+        return {**row, "mask/objective": total, "mask/size": chosen.numel()}
 
     def record(self, row: dict[str, Any]) -> None:
         """Keep a row of the history and pass it on."""
@@ -165,7 +165,7 @@ class MaskTraining(Resumable):
         path = self.folder / "mask.safetensors"
         if not path.is_file():
             # The authors' code never scores its start; ours must not come out worse than it.
-            self.record({"graft/step": 0, **self.score()})
+            self.record({"mask/step": 0, **self.score()})
             self.present = self.relaxed.region().cpu()
             return
         with safe_open(path, framework="pt") as file:
@@ -173,14 +173,14 @@ class MaskTraining(Resumable):
         tensors = load_file(path)
         self.relaxed.scores.copy_(tensors["scores"])
         self.relaxed.build()
-        self.best = Best(progress.best_step, progress.best_score, tensors["best"])
+        self.best = BestMask(progress.best_step, progress.best_score, tensors["best"])
         self.done, self.changed = progress.step, progress.changed
         self.present = self.relaxed.region().cpu()
         for row in progress.history[len(self.history) :]:
             self.record(row)
 
 
-def learn(
+def learn_mask(
     classifier: Classifier,
     relaxed: RelaxedGraft,
     cfg: RunConfig,
@@ -197,10 +197,10 @@ def learn(
     options: GraftConfig = cfg.graft
     assert options.steps is not None
     assert options.batch_size is not None
-    assert options.examples is not None
-    size, examples, steps = options.batch_size, options.examples, options.steps
+    assert options.examples_per_step is not None
+    size, examples, steps = options.batch_size, options.examples_per_step, options.steps
     batches = MaskBatches(train, pad, size, examples, cfg.seed, 0, steps, ranks=cfg.trainer.devices)
-    scored = {"train": train[: options.score_rows], "validation": validation}
+    scored = {"train": train[: options.score_examples], "validation": validation}
     module = MaskTraining(classifier, relaxed, cfg, batches, scored, folder, log)
     module.resume()
     batches.start = module.done

@@ -19,7 +19,7 @@ from skillgraft.training import distributed
 Log = Callable[[dict[str, Any]], None]
 
 
-def discard(row: Mapping[str, Any]) -> None:
+def log_nothing(row: Mapping[str, Any]) -> None:
     """Log nothing."""
 
 
@@ -57,7 +57,7 @@ class Resumable(pl.LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what ranks are to have: the log is with the process that started them."""
-        return {**super().__getstate__(), "note": discard}
+        return {**super().__getstate__(), "note": log_nothing}
 
     def state_dict(self, *_args: Any, **_more: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return nothing: what Lightning would carry back from a rank, `save` has written."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from skillgraft.config.choices import Train
+from skillgraft.config.choices import Trainable
 from skillgraft.config.schema import RunConfig
 from skillgraft.models.classifier import Classifier
 from skillgraft.runtime.errors import InputError
@@ -17,20 +17,22 @@ from skillgraft.runtime.seeds import derive
 
 @contextmanager
 def trainable(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
-    """Make trainable what `finetune.train` names inside a `with` block.
+    """Make trainable what `finetune.trainable` names inside a `with` block.
 
     Low-rank updates are merged into the dense matrices at its end, so that the graftable tensors
     hold what was learned whatever was trained.
     """
     options = cfg.finetune
-    if options.train is Train.full:
+    if options.trainable is Trainable.full:
         yield
         return
-    if options.train is Train.bias:
+    if options.trainable is Trainable.bias:
         for name, parameter in classifier.graftable.items():
             parameter.requires_grad_(name.endswith("bias"))
         if not any(parameter.requires_grad for parameter in classifier.graftable.values()):
-            raise InputError("finetune.train=bias: this model's graftable parameters have no bias")
+            raise InputError(
+                "finetune.trainable=bias: this model's graftable parameters have no bias"
+            )
         yield
     else:
         with low_rank(classifier, cfg):
@@ -46,7 +48,7 @@ def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
         import peft
     except ImportError as error:
         raise InputError(
-            'finetune.train=lora needs peft: pip install "skillgraft[lora]"'
+            'finetune.trainable=lora needs peft: pip install "skillgraft[lora]"'
         ) from error
     options = cfg.finetune
     assert options.rank is not None
@@ -58,7 +60,9 @@ def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
         if id(getattr(module, "weight", None)) in ours and module.weight.ndim == 2
     ]
     if not matrices:
-        raise InputError("finetune.train=lora: no graftable parameter of this model is a matrix")
+        raise InputError(
+            "finetune.trainable=lora: no graftable parameter of this model is a matrix"
+        )
     transposed = any(type(classifier.model.get_submodule(n)).__name__ == "Conv1D" for n in matrices)
     settings = peft.LoraConfig(
         r=options.rank,

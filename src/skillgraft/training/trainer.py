@@ -29,7 +29,7 @@ def make_trainer(
     shown = progress.shown(cfg.trainer.progress)
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=[*shared_machine.lent] or cfg.trainer.devices,
+        devices=[*shared_machine.acquired] or cfg.trainer.devices,
         strategy=distributed.strategy(cfg.trainer, sharded),
         precision=cfg.trainer.precision,  # type: ignore[arg-type]
         max_epochs=1,
@@ -59,7 +59,7 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
         distributed.ignore_warnings()
         device = next(module.parameters()).device
         if trainer.strategy.launcher is not None:
-            sharded = isinstance(trainer.strategy, distributed.Sharded)
+            sharded = isinstance(trainer.strategy, distributed.ShardedStrategy)
             if sharded:
                 module.to("cpu")  # the GPU is the ranks'
             if device.type == "cuda":

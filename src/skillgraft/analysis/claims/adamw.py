@@ -15,18 +15,24 @@ from skillgraft.analysis.claims.selection import (
     measured_sparsity,
     option,
 )
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, need, table
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    require,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 
 
-def adamw(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def adamw(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """AdamW's skill is not local in single-task training, unless an l1 term holds the movement sparse."""
-    need(rows, SCORE, FULL)
+    require(rows, SCORE, FULL)
     rows = learned(rows.assign(l1=option(rows, "finetune.l1", 0.0)), "l1")
     rows = rows.assign(kept=rows[SCORE] / rows[FULL])
-    at = rows[rows.sparsity == (options.at or rows.sparsity.min())]
+    at = rows[rows.sparsity == (options.sparsity or rows.sparsity.min())]
     statements = [
-        Statement(
+        ClaimStatement(
             f"l1 = {l1:g}: graft ÷ fine-tuned at sparsity {at.sparsity.iloc[0]:g}",
             "not localizable (here: < 0.95)" if l1 == 0 else "> 0.95",
             by_seed(part, "kept"),
@@ -35,7 +41,7 @@ def adamw(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         )
         for l1, part in at.groupby("l1")
     ]
-    return Outcome(
+    return ClaimResult(
         statements,
         table(
             rows,

@@ -6,26 +6,33 @@ import pandas as pd
 
 from skillgraft.analysis import plots
 from skillgraft.analysis.claims.selection import BEFORE, FULL, KEPT, SCORE, by_training
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, holm, need, table
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    holm,
+    require,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 
 
-def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """BitFit learns in 0.1 % of the parameters; the biases of a fully fine-tuned model hold no skill."""
-    need(rows, SCORE, FULL)
+    require(rows, SCORE, FULL)
     full, bias = by_training(rows, "task")
     bias = bias[["task", "seed", FULL]].rename(columns={FULL: "bitfit"})
     both = full.merge(bias, how="left", on=["task", "seed"])
     both = both.assign(kept=both[SCORE] / both[FULL], rival=both.bitfit / both[FULL])
     titles = {BEFORE: "pre-trained", FULL: "fine-tuned", "bitfit": "BitFit", SCORE: "bias graft"}
     names = {name: title for name, title in titles.items() if both[name].notna().any()}
-    return Outcome(
+    return ClaimResult(
         [
-            Statement(
+            ClaimStatement(
                 "share of the parameters that are biases", "0.001", by_seed(both, "region/sparsity")
             ),
-            Statement("BitFit ÷ fine-tuned", "> 0.95", by_seed(both, "rival"), low=KEPT),
-            Statement(
+            ClaimStatement("BitFit ÷ fine-tuned", "> 0.95", by_seed(both, "rival"), low=KEPT),
+            ClaimStatement(
                 "bias graft of the fine-tuned model ÷ fine-tuned",
                 "fails (here: < 0.95)",
                 by_seed(both, "kept"),

@@ -5,16 +5,23 @@ from __future__ import annotations
 import pandas as pd
 
 from skillgraft.analysis import plots
-from skillgraft.analysis.claims.selection import apart, learned, levels
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, holm, need, table
+from skillgraft.analysis.claims.selection import learned, levels, sparsity_in_task
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    holm,
+    require,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 
 
-def calibration(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def calibration(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafts are calibrated: 40 to 90 % less ECE than fine-tuned; and a rival, temperature scaling."""
-    models = ("finetuned", "finetuned_scaled", "graft", "graft_scaled")
+    models = ("finetuned", "finetuned_temperature_scaled", "graft", "graft_temperature_scaled")
     errors = {f"{model}/test/ece": model.replace("_", ", ") for model in models}
-    need(rows, *errors)
+    require(rows, *errors)
     rows = learned(rows)
     full, scaled, graft, both = (rows[name] for name in errors)
     rows = rows.assign(less=full - graft, rival=scaled - graft, fair=scaled - both)
@@ -23,25 +30,25 @@ def calibration(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         means = part.groupby("seed")[list(errors)].mean().loc[list(by_seed(part, "less"))]
         share = 1 - means["graft/test/ece"] / means["finetuned/test/ece"]
         statements += [
-            Statement(
-                f"share of the fine-tuned ECE that the graft is without (of means over tasks){level}",
+            ClaimStatement(
+                f"relative reduction in ECE, (fine-tuned − graft) ÷ fine-tuned (of means over tasks){level}",
                 "0.40 to 0.90 (here: > 0.40)",
                 {int(str(seed)): float(value) for seed, value in share.items()},
                 low=0.4,
             ),
-            Statement(
+            ClaimStatement(
                 f"ECE: fine-tuned − graft{level}",
                 "0.043, 0.092 (SST-2, QNLI; here: > 0)",
                 by_seed(part, "less"),
                 low=0,
             ),
-            Statement(
+            ClaimStatement(
                 f"ECE: fine-tuned with a fitted temperature − graft{level}",
                 "not measured (here: > 0)",
                 by_seed(part, "rival"),
                 low=0,
             ),
-            Statement(
+            ClaimStatement(
                 f"ECE: both with a fitted temperature, fine-tuned − graft{level}",
                 "not measured (here: > 0)",
                 by_seed(part, "fair"),
@@ -49,9 +56,9 @@ def calibration(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             ),
         ]
         notes.append(f"ECE of fine-tuned − graft{level} {holm(part, 'less', 0)}")
-    return Outcome(
+    return ClaimResult(
         statements,
         table(rows, ["task", "sparsity"], errors),
-        lambda: plots.bars(apart(rows), errors, "ECE"),
+        lambda: plots.bars(sparsity_in_task(rows), errors, "ECE"),
         notes,
     )

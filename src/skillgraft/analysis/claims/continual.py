@@ -8,19 +8,25 @@ import pandas as pd
 
 from skillgraft.analysis import plots
 from skillgraft.analysis.claims.selection import option
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, one_each, table
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    single_runs,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 
 
-def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def continual(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
     rows = rows.assign(
-        take=option(rows, "model.take", "graft"),
+        take=option(rows, "continual.carry", "graft"),
         sequence=rows["stage"].str.partition(":")[2],
         stage_number=rows["stage"].str.count(">") + 1,
     )
-    rows = one_each(rows, "take", "sequence")
+    rows = single_runs(rows, "take", "sequence")
     first = rows[rows.stage_number == 1]  # takes nothing: the same run for both
     found = []
     for (seed, take), part in rows[rows.stage_number > 1].groupby(["seed", "take"]):
@@ -39,26 +45,26 @@ def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
                           "then": then, "now": now, "forgotten": then - now,
                           "entries": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
     if not found:
-        raise InputError("no run of this sweep starts from another's end (model.sequence)")
+        raise InputError("no run of this sweep starts from another's end (continual.tasks)")
     long = pd.DataFrame(found)
     grafted, plain = (
         long[(long["mode"] == mode) & ~long["last"]] for mode in ("graft", "finetuned")
     )
     kept, lost = by_seed(grafted, "forgotten"), by_seed(plain, "forgotten")
     memory = long[long["mode"] == "graft"].groupby("seed")["entries"].sum()
-    return Outcome(
+    return ClaimResult(
         [
-            Statement(
+            ClaimStatement(
                 "forgotten by the end, grafting in sequence", "0.015 (QNLI)", kept, high=0.015
             ),
-            Statement("forgotten by the end, plain sequential", "0.20 (QNLI)", lost),
-            Statement(
+            ClaimStatement("forgotten by the end, plain sequential", "0.20 (QNLI)", lost),
+            ClaimStatement(
                 "plain − grafting",
                 "> 0",
                 {s: lost[s] - v for s, v in kept.items() if s in lost},
                 low=0,
             ),
-            Statement(
+            ClaimStatement(
                 "final score, grafting − plain, mean of tasks",
                 "> 0",
                 {
@@ -67,7 +73,7 @@ def continual(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
                 },
                 low=0,
             ),
-            Statement(
+            ClaimStatement(
                 "entries stored in all, grafting",
                 "T·s·n",
                 {int(str(s)): float(v) for s, v in memory.items()},

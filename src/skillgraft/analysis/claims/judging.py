@@ -18,12 +18,12 @@ from skillgraft.store.sweep_records import jobs_of, run_ids
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skillgraft.analysis.claims.statements import Outcome, Statement
+    from skillgraft.analysis.claims.statements import ClaimResult, ClaimStatement
 
 log = logging.getLogger(__name__)
 
 
-def judge(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcome:
+def judge(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> ClaimResult:
     """Return what the claim of a sweep comes to on its runs. Raises InputError without runs, or a claim."""
     from skillgraft.analysis.claims import registry
 
@@ -31,11 +31,11 @@ def judge(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcom
     if options.name not in registry.CLAIMS:
         raise InputError(f"claim.name={options.name}: expected one of {', '.join(registry.CLAIMS)}")
     if rows.empty:
-        raise InputError(f"{folder}: none of its runs is whole")
+        raise InputError(f"{folder}: none of its runs is complete")
     return registry.CLAIMS[options.name](rows, options)
 
 
-def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Outcome:
+def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> ClaimResult:
     """Judge the claim of a sweep, and write verdict, table and figure beside its record."""
     from skillgraft.analysis import plots
 
@@ -57,7 +57,7 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Out
     return outcome
 
 
-def judged(place: folders.Store, keep: bool) -> list[tuple[str, Statement]]:
+def judged(store: folders.Store, keep: bool) -> list[tuple[str, ClaimStatement]]:
     """Return the statements of every sweep of a store that has a claim, each with the sweep's name.
 
     Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
@@ -65,15 +65,15 @@ def judged(place: folders.Store, keep: bool) -> list[tuple[str, Statement]]:
     """
     from skillgraft.analysis import collect
 
-    files = sorted(place.sweeps.glob("*/record.json"))  # a sweep that starts has none yet
+    files = sorted(store.sweeps.glob("*/record.json"))  # a sweep that starts has none yet
     records = {file.parent: read_json(file) for file in files}
     known = Counter(record["name"] for record in records.values())
     found = []
-    for folder, record in progress.over(records.items(), "claims", len(records), progress.shown()):
+    for folder, record in progress.bar(records.items(), "claims", len(records), progress.shown()):
         if record["claim"]["name"] is None:
             continue
         name = record["name"] if known[record["name"]] == 1 else folder.name
-        rows = collect.collect(place, run_ids(record, jobs_of(record)))
+        rows = collect.collect(store, run_ids(record, jobs_of(record)))
         try:
             outcome = (conclude if keep else judge)(folder, record, rows)
         except InputError as error:
@@ -83,7 +83,7 @@ def judged(place: folders.Store, keep: bool) -> list[tuple[str, Statement]]:
     return found
 
 
-def verdicts(found: Sequence[tuple[str, Statement]]) -> list[dict[str, str]]:
+def verdicts(found: Sequence[tuple[str, ClaimStatement]]) -> list[dict[str, str]]:
     """Return statements as the rows of a table: the paper's figure, mean [interval] and n, verdict."""
     return [
         {

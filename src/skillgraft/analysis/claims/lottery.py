@@ -16,17 +16,24 @@ from skillgraft.analysis.claims.selection import (
     learned,
     measured_sparsity,
 )
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, holm, need, table
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    holm,
+    require,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 
 
-def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def lottery(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """A lottery ticket (all but the region set to 0) without re-training fails at every sparsity."""
     tickets = sorted(
         columns_of(rows, "lottery_", "/test/score"),
         key=lambda name: int(name.split("/")[0].removeprefix("lottery_")),
     )
-    need(rows, "lottery_0/test/score", SCORE)
+    require(rows, "lottery_0/test/score", SCORE)
     rows = learned(rows)
     statements = []
     for name in tickets:
@@ -36,7 +43,7 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         kept = kept[kept.seed.isin(list(by_seed(kept, "kept")))]
         best = kept.groupby(["seed", "sparsity"])["kept"].mean().groupby("seed").max().reset_index()
         statements.append(
-            Statement(
+            ClaimStatement(
                 f"ticket trained {steps} steps ÷ fine-tuned, best sparsity",
                 "fails without re-training (here: < 0.95)" if steps == "0" else "needs re-training",
                 by_seed(best, "kept"),
@@ -44,7 +51,9 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             )
         )
     ahead = rows.assign(ahead=rows[SCORE] - rows["lottery_0/test/score"])
-    statements.append(Statement("graft − untrained ticket", "> 0", by_seed(ahead, "ahead"), low=0))
+    statements.append(
+        ClaimStatement("graft − untrained ticket", "> 0", by_seed(ahead, "ahead"), low=0)
+    )
     names = {
         BEFORE: "pretrained",
         FULL: "finetuned",
@@ -53,7 +62,7 @@ def lottery(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     }
     parts = [rows.assign(model=names[n], score=rows[n]) for n in (SCORE, *tickets)]
     long = measured_sparsity(pd.concat(parts, ignore_index=True))
-    return Outcome(
+    return ClaimResult(
         statements,
         table(rows, ["task", "sparsity"], {"region/size": "entries", **names}),
         lambda: plots.curves(long, "score", "model", (BEFORE, FULL)),

@@ -5,14 +5,28 @@ from __future__ import annotations
 import pandas as pd
 
 from skillgraft.analysis import plots
-from skillgraft.analysis.claims.selection import BEFORE, FULL, SCORE, apart, learned, levels
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, holm, need, table
+from skillgraft.analysis.claims.selection import (
+    BEFORE,
+    FULL,
+    SCORE,
+    learned,
+    levels,
+    sparsity_in_task,
+)
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    holm,
+    require,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 
 
-def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def main_table(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """The graft against the fine-tuned model: score, ECE, agreement, on single sentences and on pairs."""
-    need(rows, SCORE, FULL)
+    require(rows, SCORE, FULL)
     rows = learned(rows)
     rows = rows.assign(
         gap=rows[SCORE] - rows[FULL],
@@ -31,19 +45,19 @@ def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     for kind, level, part in groups:
         score, ece, agreement = paper[kind]
         statements += [
-            Statement(
+            ClaimStatement(
                 f"{kind}: graft − fine-tuned score{level}",
                 f"{score}",
                 by_seed(part, "gap"),
                 low=score,
             ),
-            Statement(
+            ClaimStatement(
                 f"{kind}: ECE, fine-tuned − graft{level}",
                 f"{ece}",
                 by_seed(part, "less"),
                 low=ece,
             ),
-            Statement(
+            ClaimStatement(
                 f"{kind}: agreement{level}",
                 f"{agreement}",
                 by_seed(part, "graft/test/agreement"),
@@ -60,9 +74,9 @@ def main_table(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         "graft/test/agreement": "agreement",
         "graft/test/relative_gain": "relative gain",
     }
-    return Outcome(
+    return ClaimResult(
         statements,
         table(rows, ["kind", "task", "sparsity"], columns),
-        lambda: plots.bars(apart(rows), names, "score"),
+        lambda: plots.bars(sparsity_in_task(rows), names, "score"),
         notes,
     )

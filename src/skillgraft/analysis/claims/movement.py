@@ -8,21 +8,28 @@ import pandas as pd
 
 from skillgraft.analysis import plots
 from skillgraft.analysis.claims.selection import (
-    AT,
     BEFORE,
+    DEFAULT_SPARSITY,
     FULL,
     SCORE,
     by_sparsity,
     measured_sparsity,
 )
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, holm, one_each, table
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    holm,
+    single_runs,
+    table,
+)
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 
 
-def movement(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def movement(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Learned against movement at equal size: far better where small, equal where large."""
-    both = one_each(
+    both = single_runs(
         rows[rows.selector.isin(["learned", "movement"])], "task", "selector", "sparsity"
     )
     keys = ["task", "seed", "sparsity"]
@@ -34,7 +41,7 @@ def movement(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     pairs = pairs.assign(ahead=pairs[SCORE] - pairs[f"{SCORE}/movement"])
     statements = []
     for sparsity, part in by_sparsity(pairs):
-        if sparsity <= (options.at or AT):
+        if sparsity <= (options.sparsity or DEFAULT_SPARSITY):
             paper, low, high = "far better at 1e-5 … 1e-4 (here: better, > 0)", 0.0, math.inf
         elif sparsity == pairs.sparsity.max():
             paper, low, high = "they meet (here: within 0.01)", -0.01, 0.01
@@ -42,8 +49,10 @@ def movement(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             paper, low, high = "–", -math.inf, math.inf
         name = f"learned − movement at sparsity {sparsity:g}"
         size = f"({part['region/size'].mean():,.0f} entries)"
-        statements.append(Statement(f"{name} {size}", paper, by_seed(part, "ahead"), low, high))
-    return Outcome(
+        statements.append(
+            ClaimStatement(f"{name} {size}", paper, by_seed(part, "ahead"), low, high)
+        )
+    return ClaimResult(
         statements,
         table(
             both,

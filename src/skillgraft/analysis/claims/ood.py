@@ -5,17 +5,20 @@ from __future__ import annotations
 import pandas as pd
 
 from skillgraft.analysis import plots
-from skillgraft.analysis.claims.selection import apart, by_training, columns_of, levels
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, table
+from skillgraft.analysis.claims.selection import by_training, columns_of, levels, sparsity_in_task
+from skillgraft.analysis.claims.statements import ClaimResult, ClaimStatement, by_seed, table
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.evaluation.compared import MODELS
 from skillgraft.runtime.errors import InputError
 
 
-def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def ood(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
     full, bias = by_training(rows, "task", "sparsity")
-    shifts = {**dict.fromkeys(options.small, "small"), **dict.fromkeys(options.large, "large")}
+    shifts = {
+        **dict.fromkeys(options.small_shift, "small"),
+        **dict.fromkeys(options.large_shift, "large"),
+    }
     parts = []
     for name in sorted(columns_of(rows, "graft/ood/", "/score")):
         split = name.split("/")[2]
@@ -38,20 +41,20 @@ def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     for level, part in levels(long):
         large, small = part[part["shift"] == "large"], part[part["shift"] == "small"]
         statements += [
-            Statement(
+            ClaimStatement(
                 f"large shift: graft − fine-tuned{level}",
                 "≥ 0.05",
                 by_seed(large, "gain"),
                 low=0.05,
             ),
-            Statement(
+            ClaimStatement(
                 f"small shift: graft − fine-tuned{level}",
                 "close to 0 (here: within 0.02)",
                 by_seed(small, "gain"),
                 -0.02,
                 0.02,
             ),
-            Statement(
+            ClaimStatement(
                 f"large shift: BitFit − fine-tuned{level}",
                 "collapses (< 0)",
                 by_seed(large, "collapse"),
@@ -59,8 +62,10 @@ def ood(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             ),
         ]
     models = {name: name for name in (*MODELS, "bitfit") if long[name].notna().any()}
-    return Outcome(
+    return ClaimResult(
         statements,
         table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),
-        lambda: plots.bars(apart(long.assign(task=long.task + " → " + long.ood)), models, "score"),
+        lambda: plots.bars(
+            sparsity_in_task(long.assign(task=long.task + " → " + long.ood)), models, "score"
+        ),
     )

@@ -5,20 +5,27 @@ from __future__ import annotations
 import pandas as pd
 
 from skillgraft.analysis import plots
-from skillgraft.analysis.claims.selection import levels, similar
-from skillgraft.analysis.claims.statements import Outcome, Statement, by_seed, need, one_each, table
+from skillgraft.analysis.claims.selection import are_similar, levels
+from skillgraft.analysis.claims.statements import (
+    ClaimResult,
+    ClaimStatement,
+    by_seed,
+    require,
+    single_runs,
+    table,
+)
 from skillgraft.analysis.overlaps import pairs_of, square
 from skillgraft.config.schema import ClaimConfig
 
 
-def overlap(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def overlap(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Regions of different tasks in one multi-task model hardly overlap; those of similar tasks most."""
     pairs = pairs_of(rows)
-    need(pairs, "iou")
+    require(pairs, "iou")
     if pairs.duplicated(["seed", "selector", "sparsity", "a", "b"]).any():
-        one_each(rows, "task", "selector", "sparsity")  # says in what they differ
+        single_runs(rows, "task", "selector", "sparsity")  # says in what they differ
     pairs = pairs.assign(
-        alike=[similar(options, a, b) for a, b in zip(pairs.a, pairs.b, strict=True)]
+        alike=[are_similar(options, a, b) for a, b in zip(pairs.a, pairs.b, strict=True)]
     )
     statements = []
     groups = [
@@ -29,16 +36,16 @@ def overlap(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
     for name, part in groups:
         near, far = by_seed(part[part.alike], "iou"), by_seed(part[~part.alike], "iou")
         statements += [
-            Statement(
+            ClaimStatement(
                 f"{name}: IoU of two tasks, mean of pairs",
                 "almost disjoint (here: < 0.1)",
                 by_seed(part, "iou"),
                 high=0.1,
             ),
-            Statement(
+            ClaimStatement(
                 f"{name}: IoU of random regions of these sizes", "–", by_seed(part, "chance")
             ),
-            Statement(
+            ClaimStatement(
                 f"{name}: IoU of similar − of other pairs",
                 "> 0",
                 {seed: value - far[seed] for seed, value in near.items() if seed in far},
@@ -46,7 +53,7 @@ def overlap(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
             ),
         ]
     name, last = groups[-1]
-    return Outcome(
+    return ClaimResult(
         statements,
         table(
             pairs, ["selector", "alike", "a", "b", "sparsity"], {"iou": "IoU", "chance": "chance"}

@@ -17,10 +17,10 @@ from skillgraft.analysis.claims.movement import movement
 from skillgraft.analysis.claims.ood import ood
 from skillgraft.analysis.claims.overlap import overlap
 from skillgraft.analysis.claims.sparsity_curve import sparsity_curve
-from skillgraft.analysis.claims.statements import Outcome
+from skillgraft.analysis.claims.statements import ClaimResult
 from skillgraft.config.schema import ClaimConfig
 
-CLAIMS: dict[str, Callable[[pd.DataFrame, ClaimConfig], Outcome]] = {
+CLAIMS: dict[str, Callable[[pd.DataFrame, ClaimConfig], ClaimResult]] = {
     "sparsity_curve": sparsity_curve,
     "calibration": calibration,
     "main_table": main_table,

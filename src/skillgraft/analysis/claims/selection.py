@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from skillgraft.analysis.claims.statements import one_each
+from skillgraft.analysis.claims.statements import single_runs
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 
 KEPT = 0.95  # the share of the fine-tuned score that the paper calls localized
-AT = 1e-4  # the sparsity of the paper's figures, where `claim.at` has none that stands for it
+DEFAULT_SPARSITY = (
+    1e-4  # the sparsity of the paper's figures, where `claim.sparsity` has none that stands for it
+)
 SCORE = "graft/test/score"
 FULL, BEFORE = "finetuned/test/score", "pretrained/test/score"
 
@@ -40,11 +42,11 @@ def learned(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     found = rows[rows.selector == "learned"]
     if found.empty:
         raise InputError("no run of this sweep has a learned region")
-    return one_each(found, "task", "sparsity", *more)
+    return single_runs(found, "task", "sparsity", *more)
 
 
 def by_sparsity(rows: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
-    """Return the rows of each sparsity asked for, the smallest first."""
+    """Return the rows of each requested sparsity for, the smallest first."""
     return [(float(str(sparsity)), part) for sparsity, part in rows.groupby("sparsity")]
 
 
@@ -54,7 +56,7 @@ def levels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(f" at sparsity {s:g}" if len(parts) > 1 else "", part) for s, part in parts]
 
 
-def apart(rows: pd.DataFrame) -> pd.DataFrame:
+def sparsity_in_task(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with the sparsity in the task's name where there are several, for bars by task."""
     if rows.sparsity.nunique() < 2:
         return rows
@@ -66,14 +68,14 @@ def by_training(rows: pd.DataFrame, *keys: str) -> tuple[pd.DataFrame, pd.DataFr
 
     Raises InputError where there are none of the first.
     """
-    bias = option(rows, "finetune.train", "full") == "bias"
+    bias = option(rows, "finetune.trainable", "full") == "bias"
     if bias.all():
         raise InputError(
-            "no run of this sweep trains more than biases: finetune.train=full is wanted"
+            "no run of this sweep trains more than biases: finetune.trainable=full is wanted"
         )
-    return one_each(rows[~bias], *keys), one_each(rows[bias], *keys)
+    return single_runs(rows[~bias], *keys), single_runs(rows[bias], *keys)
 
 
-def similar(options: ClaimConfig, a: str, b: str) -> bool:
+def are_similar(options: ClaimConfig, a: str, b: str) -> bool:
     """Return whether the sweep file calls two tasks alike."""
     return any({a, b} <= set(group) for group in options.similar)

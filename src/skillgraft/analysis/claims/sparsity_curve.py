@@ -8,8 +8,8 @@ import pandas as pd
 
 from skillgraft.analysis import plots
 from skillgraft.analysis.claims.selection import (
-    AT,
     BEFORE,
+    DEFAULT_SPARSITY,
     FULL,
     KEPT,
     SCORE,
@@ -17,25 +17,25 @@ from skillgraft.analysis.claims.selection import (
     measured_sparsity,
 )
 from skillgraft.analysis.claims.statements import (
-    Outcome,
-    Statement,
+    ClaimResult,
+    ClaimStatement,
     by_seed,
     holm,
-    need,
-    one_each,
+    require,
+    single_runs,
     table,
 )
 from skillgraft.config.schema import ClaimConfig
 
 
-def sparsity_curve(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
+def sparsity_curve(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Skill is local: at most 0.01 % of the parameters keep more than 95 % of the fine-tuned score."""
-    need(rows, SCORE, FULL)
-    rows = one_each(rows, "task", "selector", "sparsity")
+    require(rows, SCORE, FULL)
+    rows = single_runs(rows, "task", "selector", "sparsity")
     rows = rows.assign(kept=rows[SCORE] / rows[FULL])
-    own, highest = rows[rows.selector == "learned"], options.at or AT
+    own, highest = rows[rows.selector == "learned"], options.sparsity or DEFAULT_SPARSITY
     statements = [
-        Statement(
+        ClaimStatement(
             f"learned graft ÷ fine-tuned at sparsity {sparsity:g} "
             f"({part['region/size'].mean():,.0f} entries)",
             "> 0.95 at ≤ 1e-4 (≤ 8,500 entries; GPT-2: 5e-4)" if sparsity <= highest else "–",
@@ -45,7 +45,7 @@ def sparsity_curve(rows: pd.DataFrame, options: ClaimConfig) -> Outcome:
         for sparsity, part in by_sparsity(own)
     ]
     at = own[own.sparsity == highest]
-    return Outcome(
+    return ClaimResult(
         statements,
         table(
             rows,

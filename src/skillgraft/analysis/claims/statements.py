@@ -16,7 +16,7 @@ from skillgraft.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
-class Statement:
+class ClaimStatement:
     """One sentence of a claim: the paper's figure, the range it means, and the measured value by seed."""
 
     text: str
@@ -50,10 +50,10 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ClaimResult:
     """What a claim came to: its statements, its table, and the figure to be drawn from the rows."""
 
-    statements: list[Statement]
+    statements: list[ClaimStatement]
     table: pd.DataFrame
     draw: Callable[[], Figure]
     notes: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ def by_seed(values: pd.DataFrame, column: str) -> dict[int, float]:
     return {int(str(seed)): float(value) for seed, value in groups.mean()[whole].items()}
 
 
-def one_each(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+def single_runs(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Return the rows, one a seed and keys. Raises InputError that names in what else runs differ.
 
     They would be paired with each other, or a seed would count several times.
@@ -120,7 +120,7 @@ def holm(rows: pd.DataFrame, column: str, bound: float) -> str:
     )
 
 
-def need(rows: pd.DataFrame, *columns: str) -> None:
+def require(rows: pd.DataFrame, *columns: str) -> None:
     """Raise InputError where no run has what a claim reads."""
     for name in columns:
         if name not in rows or rows[name].isna().all():

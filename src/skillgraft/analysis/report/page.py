@@ -17,7 +17,7 @@ from skillgraft.analysis.claims import judging
 from skillgraft.analysis.claims.selection import BEFORE, FULL, SCORE
 from skillgraft.analysis.report.items import NAMES, SUFFIXES, publish, tabulate
 from skillgraft.analysis.report.parts import PARTS
-from skillgraft.analysis.report.settings import named
+from skillgraft.analysis.report.settings import name_settings
 from skillgraft.runtime import progress
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json, write_json, write_text
@@ -34,18 +34,18 @@ def write(root: Path, out: Path) -> Path:
 
     What an earlier report left in `out` and this one has not is deleted; other files stay.
     """
-    place = Store(root)
-    everything = collect.collect(place)
+    store = Store(root)
+    everything = collect.collect(store)
     if everything.empty:
-        raise InputError(f"{place.root}: no whole run in it")
-    rows = named(everything)
+        raise InputError(f"{store.root}: no complete run in it")
+    rows = name_settings(everything)
     sections, files = [], ["index.html", "runs.csv", "runs.tex"]
     settings = rows.groupby("setting of", sort=True)
-    drawn = progress.over(settings, "report", settings.ngroups, progress.shown())
+    drawn = progress.bar(settings, "report", settings.ngroups, progress.shown())
     for number, (title, part) in enumerate(drawn, 1):
         first = part.iloc[0]
         slug = re.sub(r"[^\w.-]", "-", f"{number}-{first.model}-{first['config/finetune.kind']}")
-        found = {what: draw(part, place) for what, draw in PARTS.items()}
+        found = {what: draw(part, store) for what, draw in PARTS.items()}
         items = [item for several in found.values() for item in several]
         section = {
             "id": slug,
@@ -60,7 +60,7 @@ def write(root: Path, out: Path) -> Path:
         files += [f"{slug}/{item.name}.{suffix}" for item in items for suffix in SUFFIXES]
     table = runs_table(everything, root)
     tabulate(table, out / "runs")
-    verdicts = pd.DataFrame(judging.verdicts(judging.judged(place, keep=False)))
+    verdicts = pd.DataFrame(judging.verdicts(judging.judged(store, keep=False)))
     if len(verdicts):
         tabulate(verdicts, out / "claims")
         files += ["claims.csv", "claims.tex"]
@@ -73,11 +73,11 @@ def write(root: Path, out: Path) -> Path:
         runs=cells(table),
     )
     write_text(out / "index.html", page)
-    supersede(out, files)
+    remove_stale_files(out, files)
     return out / "index.html"
 
 
-def supersede(out: Path, files: Sequence[str]) -> None:
+def remove_stale_files(out: Path, files: Sequence[str]) -> None:
     """Delete what an earlier report wrote and this one did not, and write down what this one did."""
     manifest, inside = out / MANIFEST, out.resolve()
     earlier = read_json(manifest)["files"] if manifest.is_file() else []

@@ -14,7 +14,13 @@ from skillgraft.analysis.claims.selection import SCORE
 from skillgraft.analysis.overlaps import pairs_of, square
 from skillgraft.analysis.report.items import NAMES, Item, graft_of, plain_name
 from skillgraft.analysis.report.sequences import forgetting
-from skillgraft.analysis.report.settings import FIXED, intervals, shown, single, usual
+from skillgraft.analysis.report.settings import (
+    FIXED,
+    intervals,
+    most_frequent_sparsity,
+    one_selector,
+    without_later_stages,
+)
 from skillgraft.evaluation.compared import MODELS
 from skillgraft.store.folders import Store
 
@@ -22,8 +28,8 @@ from skillgraft.store.folders import Store
 def curves_of(value: str) -> Callable[[pd.DataFrame, Store], list[Item]]:
     """Return the part that draws a value against sparsity."""
 
-    def draw(rows: pd.DataFrame, place: Store) -> list[Item]:
-        rows = single(rows[rows["by"] != "file"]).dropna(subset=[value])
+    def draw(rows: pd.DataFrame, store: Store) -> list[Item]:
+        rows = without_later_stages(rows[rows["by"] != "file"]).dropna(subset=[value])
         if rows.empty:
             return []
         what = value.rpartition("/")[2]
@@ -52,11 +58,11 @@ def curves_of(value: str) -> Callable[[pd.DataFrame, Store], list[Item]]:
     return draw
 
 
-def reliability(rows: pd.DataFrame, place: Store) -> list[Item]:
+def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return a reliability diagram a task: pre-trained, fine-tuned and graft, seeds pooled."""
     items = []
-    for task, part in shown(single(rows)).groupby("task"):
-        files = [place.run(name) / "predictions.parquet" for name in part["id"]]
+    for task, part in one_selector(without_later_stages(rows)).groupby("task"):
+        files = [store.run(name) / "predictions.parquet" for name in part["id"]]
         frames = [pd.read_parquet(file) for file in files if file.is_file()]
         if not frames:
             continue
@@ -77,16 +83,16 @@ def reliability(rows: pd.DataFrame, place: Store) -> list[Item]:
     return items
 
 
-def overlaps(rows: pd.DataFrame, place: Store) -> list[Item]:
+def overlaps(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return a heat map a selector of the overlap of every two tasks' regions, like tasks side by side."""
-    rows = single(rows[~rows["by"].isin(FIXED)])
+    rows = without_later_stages(rows[~rows["by"].isin(FIXED)])
     found = []
     for selector, part in rows.groupby("selector"):
         part = part.assign(task=part["config/task.name"])
         pairs = pairs_of(part)
         if pairs.empty:
             continue
-        sparsity = usual(pairs)
+        sparsity = most_frequent_sparsity(pairs)
         table = intervals(pairs, ["selector", "sparsity", "a", "b"], ["iou", "chance"])
         matrix = square(pairs[pairs["sparsity"] == sparsity], "iou")
         found.append(
@@ -102,10 +108,10 @@ def overlaps(rows: pd.DataFrame, place: Store) -> list[Item]:
     return found
 
 
-def places(rows: pd.DataFrame, place: Store) -> list[Item]:
+def places(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return where the regions lie: their shares by layer and by kind of module."""
-    rows = single(rows[~rows["by"].isin(FIXED)])
-    rows = rows[rows["sparsity"] == usual(rows)] if len(rows) else rows
+    rows = without_later_stages(rows[~rows["by"].isin(FIXED)])
+    rows = rows[rows["sparsity"] == most_frequent_sparsity(rows)] if len(rows) else rows
     items = []
     for kind, title in (("layer", "layer"), ("module", "kind of module")):
         known = selection.columns_of(rows, f"region/{kind}/", "")
@@ -121,8 +127,8 @@ def places(rows: pd.DataFrame, place: Store) -> list[Item]:
             Item(
                 f"region_{kind}",
                 f"The region by {title}",
-                f"Share of the region's entries in each {title} at sparsity {usual(rows):g}, "
-                "mean over seeds.",
+                f"Share of the region's parameters in each {title} at sparsity "
+                f"{most_frequent_sparsity(rows):g}, mean over seeds.",
                 intervals(part, ["selector", "task", "sparsity"], order),
                 plots.heat_map(means.rename(columns=short), "", "share of the region"),
             )
@@ -130,10 +136,10 @@ def places(rows: pd.DataFrame, place: Store) -> list[Item]:
     return items
 
 
-def gains(rows: pd.DataFrame, place: Store) -> list[Item]:
+def gains(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return the relative gain by selector, sparsity and task, and that of regions on other tasks."""
     items, value = [], "graft/test/relative_gain"
-    own = single(rows[rows["by"] != "file"]).dropna(subset=[value])
+    own = without_later_stages(rows[rows["by"] != "file"]).dropna(subset=[value])
     if len(own):
         lines = own["selector"] + ", " + own["sparsity"].map("{:g}".format)
         means = own.assign(line=lines).pivot_table(index="line", columns="task", values=value)
@@ -175,9 +181,9 @@ def across(files: pd.DataFrame) -> Item:
     )
 
 
-def ood(rows: pd.DataFrame, place: Store) -> list[Item]:
+def ood(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return bars of the score on out-of-distribution sets."""
-    rows, models = shown(single(rows)), tuple(MODELS)
+    rows, models = one_selector(without_later_stages(rows)), tuple(MODELS)
     parts = []
     for name in selection.columns_of(rows, "graft/ood/", "/score"):
         other = name.split("/")[2]
@@ -199,11 +205,15 @@ def ood(rows: pd.DataFrame, place: Store) -> list[Item]:
     ]
 
 
-def interpolation(rows: pd.DataFrame, place: Store) -> list[Item]:
+def interpolation(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return the score of θ_pre + α Δ over α (WiSE-FT), on the test and each OOD set, beside the graft's."""
     names = [re.fullmatch(r"wise_([^/]+)/((?:test|ood/.+)/score)", name) for name in map(str, rows)]
     found = [match for match in names if match]
-    rows = shown(single(rows.dropna(subset=found[0][0]))) if found else rows.iloc[:0]
+    rows = (
+        one_selector(without_later_stages(rows.dropna(subset=found[0][0])))
+        if found
+        else rows.iloc[:0]
+    )
     if rows.empty:
         return []
     models = {0.0: "pretrained", **{float(m[1]): f"wise_{m[1]}" for m in found}, 1.0: "finetuned"}

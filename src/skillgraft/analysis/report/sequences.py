@@ -13,9 +13,9 @@ from skillgraft.analysis.report.settings import intervals
 from skillgraft.store.folders import Store
 
 
-def forgetting(rows: pd.DataFrame, place: Store) -> list[Item]:
+def forgetting(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return the score of every task after each stage of a sequence of tasks."""
-    long = sequences(rows, place)
+    long = sequences(rows, store)
     if long.empty:
         return []
     return [
@@ -30,12 +30,12 @@ def forgetting(rows: pd.DataFrame, place: Store) -> list[Item]:
     ]
 
 
-def sequences(rows: pd.DataFrame, place: Store) -> pd.DataFrame:
+def sequences(rows: pd.DataFrame, store: Store) -> pd.DataFrame:
     """Return a row a sequence, seed, stage `x` and task seen so far: its `score` there."""
     if "stage" not in rows:
         return pd.DataFrame()
     before = {
-        name: Path(OmegaConf.load(place.run(name) / "config.yaml").model.after).name
+        name: Path(OmegaConf.load(store.run(name) / "config.yaml").continual.init_from).name
         for name in rows.loc[rows["stage"].fillna("").str.contains(">"), "id"]
     }
     order = dict(zip(rows["id"], rows["stage"].str.partition(":")[2], strict=True))
@@ -44,7 +44,7 @@ def sequences(rows: pd.DataFrame, place: Store) -> pd.DataFrame:
     runs, found = rows.set_index("id"), []
     for end in ends:
         last = runs.loc[end]
-        grafted = last.get("config/model.take") != "finetuned"
+        grafted = last.get("config/continual.carry") != "finetuned"
         model = "graft" if grafted else "finetuned"
         way = "grafting" if grafted else "plain"
         full = next(o for o in whole if o.startswith(order[end]))

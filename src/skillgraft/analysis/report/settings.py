@@ -14,13 +14,13 @@ from skillgraft.evaluation.intervals import over_seeds
 # what a later stage of a sequence starts from.
 OWN = (
     "config/task.", "config/graft.", "config/compare.", "config/sparsity", "config/seed",
-    "config/model.name", "config/model.take", "config/finetune.kind",
+    "config/model.name", "config/continual.carry", "config/finetune.kind",
 )  # fmt: skip
 # Selectors whose regions do not depend on the task: their overlap and place say nothing.
 FIXED = ("random", "bias", "layer", "module", "file")
 
 
-def named(rows: pd.DataFrame) -> pd.DataFrame:
+def name_settings(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with names that tell settings apart, so that only seeds are left to average over.
 
     `setting of` names the model and its fine-tuning; within it, `task` and `selector` are followed by
@@ -42,7 +42,7 @@ def named(rows: pd.DataFrame) -> pd.DataFrame:
         keys = ["task", "selector", "sparsity", "stage", "seed"]
         sized = part["by"] != "file"  # a file's runs are told apart by their regions
         again = sized & part.duplicated([k for k in keys if k in part], keep=False)
-        part.loc[again, "selector"] += " (" + part.loc[again, "setting"] + ")"
+        part.loc[again, "selector"] += " (" + part.loc[again, "same_but_seed"] + ")"
         parts.append(part)
     return pd.concat(parts)
 
@@ -72,13 +72,13 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def usual(rows: pd.DataFrame) -> float:
+def most_frequent_sparsity(rows: pd.DataFrame) -> float:
     """Return the sparsity that most runs have; of several the middle one."""
     modes = rows["sparsity"].mode()
     return float(modes.iloc[len(modes) // 2])
 
 
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
+def one_selector(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the runs of one selector and sparsity, for figures that have room for one graft a task.
 
     The learned one where there is one, else the most frequent.
@@ -87,10 +87,10 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     learned = rows[rows["by"] == "learned"]
     rows = learned if len(learned) else rows
     rows = rows[rows["selector"] == rows["selector"].mode().iloc[0]] if len(rows) else rows
-    return rows[rows["sparsity"] == usual(rows)] if len(rows) else rows
+    return rows[rows["sparsity"] == most_frequent_sparsity(rows)] if len(rows) else rows
 
 
-def single(rows: pd.DataFrame) -> pd.DataFrame:
+def without_later_stages(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that start from the pre-trained model, not from another run's end."""
     return rows[~rows["stage"].fillna("").str.contains(">")] if "stage" in rows else rows
 
