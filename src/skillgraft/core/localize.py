@@ -65,11 +65,7 @@ def localize(
     if base is None:
         inside = base_region(targets, data, regions.region_size(sparsity, layout.total)).to(device)
     else:
-        given = flatten_named(base, layout, "base").to(device)
-        inside = given.nonzero().view(-1)
-        if not (given[inside] == 1).all():
-            raise ValueError("base: expected 0 and 1")
-        del given
+        inside = indices_of_mask(base, layout).to(device)
     if scores is None:
         initial = initial_scores(layout.total, seed, dtype).to(device)
     else:
@@ -188,6 +184,15 @@ def graftable_pair(
             if not torch.isfinite(tensors[name]).all():
                 raise ValueError(f"{argument}: {name} has a value that is not finite")
     return chosen, {name: theirs[name].detach() for name in chosen}
+
+
+def indices_of_mask(mask: Mapping[str, Tensor], layout: FlatLayout) -> Tensor:
+    """Return the sorted flat indices where a mask by parameter name is 1. Raises ValueError unless 0/1."""
+    flat = flatten_named(mask, layout, "base")
+    inside = flat.nonzero().view(-1)
+    if not (flat[inside] == 1).all():
+        raise ValueError("base: expected 0 and 1")
+    return inside
 
 
 def flatten_named(

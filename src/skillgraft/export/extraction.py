@@ -36,43 +36,23 @@ def extract(
     """
     if not 0 <= sparsity <= 1:
         raise InputError(f"--sparsity {sparsity}: expected 0 to 1")
-    chosen = [re.compile(pattern) for pattern in patterns or blocks()]
     with ExitStack() as files:
         before, after = (CheckpointReader(folder, files) for folder in (pretrained, finetuned))
-        names = [name for name in before.files if any(p.search(name) for p in chosen)]
-        if not names:
-            raise InputError(
-                f"{pretrained}: no graftable parameter, by {[p.pattern for p in chosen]}"
-            )
-        for name in names:
-            if before.shape(name) != after.shape(name):
-                raise InputError(
-                    f"{name}: {before.shape(name)} in {pretrained}, {after.shape(name)} in {finetuned}"
-                )
-
-        def parts() -> Iterator[Tensor]:
-            for name in names:
-                for new, old in zip(
-                    *(t.get(name).split(top_k.CHUNK) for t in (after, before)), strict=True
-                ):
-                    moved = new.float() if selector == "magnitude" else new.float() - old.float()
-                    if not moved.isfinite().all():
-                        raise InputError(
-                            f"{name}: not a finite number in {pretrained} or {finetuned}"
-                        )
-                    yield moved.abs()
-
-        layout = FlatLayout({name: before.shape(name) for name in names})
+        layout = shared_layout(before, after, patterns or blocks())
         count = regions.region_size(sparsity, layout.total)
         if selector == "random":
             found = regions.at_random(layout.total, count, seed)
         else:
-            found = top_k.top_k_of_parts(parts, layout.total, count)
+            moved = selector != "magnitude"
+            found = top_k.top_k_of_parts(
+                lambda: sizes(before, after, layout, moved), layout.total, count
+            )
         indices = layout.split(found)
         values = {name: after.get(name).take(index).float() for name, index in indices.items()}
         kept = {name: before.get(name).take(index).float() for name, index in indices.items()}
         base = digests.digest_one_by_one(
-            sorted(names), lambda name: before.get(name).float().view(before.shape(name))
+            sorted(layout.shapes),
+            lambda name: before.get(name).float().view(layout.shapes[name]),
         )
     meta = {
         "model": pretrained.name,
@@ -82,6 +62,47 @@ def extract(
         "seed": seed,
     }
     return Graft(indices, values, kept, layout.shapes, base, meta)
+
+
+def shared_layout(
+    before: CheckpointReader, after: CheckpointReader, patterns: Iterable[str]
+) -> FlatLayout:
+    """Return the layout of the graftable tensors of two checkpoints, in the first one's order.
+
+    `patterns` are regular expressions of graftable names. Raises InputError where there is no
+    graftable tensor, or where two shapes differ.
+    """
+    chosen = [re.compile(pattern) for pattern in patterns]
+    names = [name for name in before.files if any(p.search(name) for p in chosen)]
+    if not names:
+        raise InputError(
+            f"{before.folder}: no graftable parameter, by {[p.pattern for p in chosen]}"
+        )
+    for name in names:
+        if before.shape(name) != after.shape(name):
+            raise InputError(
+                f"{name}: {before.shape(name)} in {before.folder}, "
+                f"{after.shape(name)} in {after.folder}"
+            )
+    return FlatLayout({name: before.shape(name) for name in names})
+
+
+def sizes(
+    before: CheckpointReader, after: CheckpointReader, layout: FlatLayout, moved: bool
+) -> Iterator[Tensor]:
+    """Yield |Δ|, or |θ_ft| unless `moved`, of the layout's tensors in order, chunk by chunk.
+
+    Raises InputError for a value that is not finite.
+    """
+    for name in layout.shapes:
+        pairs = (tensors.get(name).split(top_k.CHUNK) for tensors in (after, before))
+        for new, old in zip(*pairs, strict=True):
+            values = new.float() - old.float() if moved else new.float()
+            if not values.isfinite().all():
+                raise InputError(
+                    f"{name}: not a finite number in {before.folder} or {after.folder}"
+                )
+            yield values.abs()
 
 
 class CheckpointReader:
