@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from skillgraft.analysis.claims import (
     calibration,
     composition,
     continual,
+    finding,
+    judging,
     lottery,
     movement,
     ood,
     overlap,
-    registry,
     selection,
     sparsity_curve,
 )
@@ -30,13 +32,14 @@ from skillgraft.analysis.claims.statements import ClaimResult, by_seed, single_r
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.core.graft import Graft
 from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.files import read_json
 
 SEEDS = (13, 21, 42, 87, 100)
 WIGGLE = dict(zip(SEEDS, (-0.002, -0.001, 0.0, 0.001, 0.002), strict=True))  # between seeds
 
 
 def row(seed: int, task: str = "a", **values: Any) -> dict[str, Any]:
-    """Return one run as `compare.collect` gives it, its graft's score moved a little by the seed."""
+    """Return one run as `collect.collect` gives it, its graft's score moved a little by the seed."""
     base: dict[str, Any] = {
         "seed": seed, "task": task, "selector": "learned", "sparsity": 1e-4,
         "region/size": 100, "region/sparsity": 1e-4, "stage": "x:a",
@@ -62,7 +65,7 @@ def verdicts(outcome: ClaimResult) -> dict[str, str]:
 
 def judged(name: str, frame: pd.DataFrame, tmp_path: Path, **options: Any) -> dict[str, str]:
     """Judge a claim, draw its figure, and return the verdicts."""
-    outcome = registry.CLAIMS[name](frame, ClaimConfig(name, **options))
+    outcome = finding.find_claim(name)(frame, ClaimConfig(name, **options))
     assert len(outcome.table)
     assert plots.save(outcome.draw(), tmp_path / "figure.svg").stat().st_size > 1000
     return verdicts(outcome)
@@ -82,13 +85,13 @@ def test_sparsity_curve(tmp_path: Path) -> None:
         "learned graft ÷ fine-tuned at sparsity 1e-06 (1 entries)",
         "learned graft ÷ fine-tuned at sparsity 0.0001 (100 entries)",
     )
-    for options in ({}, {"at": 1e-4}):
+    for options in ({}, {"sparsity": 1e-4}):
         found = judged("sparsity_curve", rows(make), tmp_path, **options)
         assert found == dict(zip(names, ("does not hold", "holds"), strict=True))
     # the paper says nothing of larger regions than the one that its figure is tested at
-    found = judged("sparsity_curve", rows(make), tmp_path, at=1e-6)
+    found = judged("sparsity_curve", rows(make), tmp_path, sparsity=1e-6)
     assert found == dict(zip(names, ("does not hold", "–"), strict=True))
-    notes = sparsity_curve.sparsity_curve(rows(make), ClaimConfig(at=1e-4)).notes
+    notes = sparsity_curve.judge(rows(make), ClaimConfig(sparsity=1e-4)).notes
     assert notes[0].endswith("2 of 2 tasks (a, b)")
 
 
@@ -114,7 +117,7 @@ def test_calibration(tmp_path: Path) -> None:
 def test_more_than_the_paper_is_calibrated_too() -> None:
     """The range is the paper's; what is tested is its lower end, and the statement says so."""
     frame = rows(lambda seed: [row(seed, **{"finetuned/test/ece": 1.0})])  # 0.96 of it less
-    first = calibration.calibration(frame, ClaimConfig()).statements[0]
+    first = calibration.judge(frame, ClaimConfig()).statements[0]
     assert (first.paper, first.verdict) == ("0.40 to 0.90 (here: > 0.40)", "holds")
 
 
@@ -131,11 +134,11 @@ def test_sparsities_are_judged_one_by_one(tmp_path: Path) -> None:
         ("main_table", "single: ECE, fine-tuned − graft", "does not hold"),
         ("ood", "large shift: graft − fine-tuned", "does not hold"),
     ):
-        options = {"large": ["far"]} if name == "ood" else {}
+        options = {"large_shift": ["far"]} if name == "ood" else {}
         found = judged(name, rows(make), tmp_path, **options)
         assert found[f"{text} at sparsity 0.0001"] == "holds"
         assert found[f"{text} at sparsity 0.01"] == large
-    notes = calibration.calibration(rows(make), ClaimConfig()).notes
+    notes = calibration.judge(rows(make), ClaimConfig()).notes
     assert [note.partition(": ")[2] for note in notes] == ["1 of 1 tasks (a)", "0 of 1 tasks"]
 
 
@@ -151,16 +154,16 @@ def test_another_axis_is_refused_by_name() -> None:
             for selector in ("learned", "movement")
         ]
 
-    for name in set(registry.CLAIMS) - {"overlap"}:
+    for name in set(finding.names()) - {"overlap"}:
         frame = rows(make)
         if name in ("ood", "bias_only", "composition", "continual"):  # these have one selector
             frame = frame[frame.selector == "learned"]
         with pytest.raises(InputError, match=r"differ in shots: ") as caught:
-            registry.CLAIMS[name](frame, ClaimConfig(name))
+            finding.find_claim(name)(frame, ClaimConfig(name))
         assert "\n" not in str(caught.value)
     frame = rows(make).assign(**{"config/finetune.trainable": ["bias", None] * 2 * len(SEEDS)})
     with pytest.raises(InputError, match="differ in shots: "):
-        bias_only.bias_only(frame, ClaimConfig())
+        bias_only.judge(frame, ClaimConfig())
     with pytest.raises(InputError, match="differ in data or files: "):
         single_runs(rows(lambda seed: [row(seed)] * 2), "task")
 
@@ -192,7 +195,7 @@ def test_ood(tmp_path: Path) -> None:
         }
         return [row(seed, **far, **near), row(seed, **bias)]
 
-    frame, options = rows(make), {"large": ["far"], "small": ["a/near"]}
+    frame, options = rows(make), {"large_shift": ["far"], "small_shift": ["a/near"]}
     found = judged("ood", frame, tmp_path, **options)
     assert list(found.values()) == ["holds", "holds", "holds"]
     # a default is not among the values that name a run: without BitFit's runs there is no column
@@ -201,8 +204,8 @@ def test_ood(tmp_path: Path) -> None:
     )
     found = judged("ood", full, tmp_path, **options)
     assert list(found.values()) == ["holds", "holds", "not decided"]
-    with pytest.raises(InputError, match=r"finetune\.train=full"):
-        ood.ood(frame[frame["config/finetune.trainable"] == "bias"], ClaimConfig(**options))
+    with pytest.raises(InputError, match=r"finetune\.trainable=full"):
+        ood.judge(frame[frame["config/finetune.trainable"] == "bias"], ClaimConfig(**options))
 
 
 def test_movement(tmp_path: Path) -> None:
@@ -218,10 +221,10 @@ def test_movement(tmp_path: Path) -> None:
 
     # the paper says nothing of what lies between its small regions and its largest
     assert list(judged("movement", rows(make), tmp_path).values()) == ["holds", "–", "holds"]
-    found = judged("movement", rows(make), tmp_path, at=1e-3)
+    found = judged("movement", rows(make), tmp_path, sparsity=1e-3)
     assert list(found.values()) == ["holds", "holds", "holds"]
     with pytest.raises(InputError, match="no learned run of this sweep has its movement run"):
-        movement.movement(rows(lambda seed: [row(seed)]), ClaimConfig())
+        movement.judge(rows(lambda seed: [row(seed)]), ClaimConfig())
 
 
 def test_lottery(tmp_path: Path) -> None:
@@ -240,7 +243,7 @@ def test_the_best_sparsity_is_of_seeds_that_have_all() -> None:
 
     frame = rows(make)
     frame = frame[~((frame.seed == 100) & (frame.sparsity == 1e-2))]
-    first = lottery.lottery(frame, ClaimConfig()).statements[0]
+    first = lottery.judge(frame, ClaimConfig()).statements[0]
     assert first.values == pytest.approx(dict.fromkeys(SEEDS[:-1], 0.8 / 0.9))
 
 
@@ -255,8 +258,8 @@ def test_bias_only(tmp_path: Path) -> None:
         columns="config/finetune.trainable"
     )
     assert list(judged("bias_only", full, tmp_path).values())[1:] == ["not decided", "holds"]
-    with pytest.raises(InputError, match=r"finetune\.train=full"):
-        bias_only.bias_only(frame[frame["config/finetune.trainable"] == "bias"], ClaimConfig())
+    with pytest.raises(InputError, match=r"finetune\.trainable=full"):
+        bias_only.judge(frame[frame["config/finetune.trainable"] == "bias"], ClaimConfig())
 
 
 def test_adamw(tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_pairs_are_those_of_the_regions_whoever_ended_first(tmp_path: Path) -> N
     pairs = overlaps.pairs_of(rows(make))  # a record is enough, and one of two
     assert pairs.groupby("seed").size().tolist() == [3] * len(SEEDS)
     assert set(pairs[pairs.seed == 42].iou) == {0.08, 0.01}
-    statements = overlap.overlap(rows(make), ClaimConfig()).statements
+    statements = overlap.judge(rows(make), ClaimConfig()).statements
     assert set(statements[0].values) == set(SEEDS)
     stage = frame.assign(folder=[str(tmp_path / "none")] * len(frame))
     assert overlaps.pairs_of(stage).empty
@@ -331,7 +334,7 @@ def test_settings_and_selectors_are_not_paired(tmp_path: Path) -> None:
 
     assert len(overlaps.pairs_of(rows(make))) == 2 * len(SEEDS)
     with pytest.raises(InputError, match="differ in shots: "):
-        overlap.overlap(rows(make), ClaimConfig())
+        overlap.judge(rows(make), ClaimConfig())
 
 
 def test_empty_regions_are_left_off_a_curve() -> None:
@@ -370,9 +373,9 @@ def test_composition(tmp_path: Path) -> None:
     assert found["share of the gains of all tasks under the union of all regions"] == "holds"
     assert found["the same after 10 steps inside the union"] == "does not hold"
     assert found["share of the gains: a region on similar − on other tasks"] == "holds"
-    outcome = composition.composition(rows(make), ClaimConfig(similar=[["a", "b"]]))
+    outcome = composition.judge(rows(make), ClaimConfig(similar=[["a", "b"]]))
     unmoved = rows(make).assign(**{"finetuned/tasks/b/score": 0.505})  # by less than 0.01
-    little = composition.composition(unmoved, ClaimConfig(similar=[["a", "b"]]))
+    little = composition.judge(unmoved, ClaimConfig(similar=[["a", "b"]]))
     assert set(little.table[little.table.task == "b"]["relative gain"]) == {"–"}
     assert "–" not in set(little.table[little.table.task != "b"]["relative gain"])
     axis = little.draw().axes[0]
@@ -399,9 +402,7 @@ def test_continual(tmp_path: Path) -> None:
     found = judged("continual", frame, tmp_path)
     assert found["forgotten by the end, grafting in sequence"] == "holds"
     assert found["plain − grafting"] == "holds"
-    measured = {
-        s.text: s.measured.mean for s in continual.continual(frame, ClaimConfig()).statements
-    }
+    measured = {s.text: s.measured.mean for s in continual.judge(frame, ClaimConfig()).statements}
     assert measured["forgotten by the end, grafting in sequence"] == pytest.approx(0.01)
     assert measured["forgotten by the end, plain sequential"] == pytest.approx(0.3)
     assert measured["entries stored in all, grafting"] == 200
@@ -410,11 +411,11 @@ def test_continual(tmp_path: Path) -> None:
 def test_what_is_missing_is_named() -> None:
     frame = rows(lambda seed: [row(seed)]).drop(columns="finetuned_temperature_scaled/test/ece")
     with pytest.raises(InputError, match="finetuned_temperature_scaled/test/ece"):
-        calibration.calibration(frame, ClaimConfig())
+        calibration.judge(frame, ClaimConfig())
     with pytest.raises(InputError, match="lottery_0"):
-        lottery.lottery(frame, ClaimConfig())
+        lottery.judge(frame, ClaimConfig())
     with pytest.raises(InputError, match="OOD"):
-        ood.ood(frame, ClaimConfig())
+        ood.judge(frame, ClaimConfig())
 
 
 def test_similar_is_symmetric() -> None:
@@ -423,3 +424,62 @@ def test_similar_is_symmetric() -> None:
         assert selection.are_similar(options, a, b) == selection.are_similar(options, b, a)
     assert selection.are_similar(options, "a", "c")
     assert not selection.are_similar(options, "a", "d")
+
+
+def test_a_name_that_no_claim_has_is_one_line_with_the_nearest(tmp_path: Path) -> None:
+    """Modules of the package that are no claims are not found either."""
+    for name, hint in (("calibraton", " Did you mean 'calibration'?"), ("statements", "")):
+        with pytest.raises(InputError) as caught:
+            judging.judge_sweep(tmp_path, {"claim": {"name": name}}, rows(lambda s: [row(s)]))
+        known = "adamw, bias_only, calibration, composition, continual, lottery, main_table"
+        known += ", movement, ood, overlap, sparsity_curve"
+        assert str(caught.value) == f"claim.name={name}: expected one of {known}.{hint}"
+
+
+def test_a_file_has_one_public_function_of_one_name() -> None:
+    folder = Path(finding.__file__).parent
+    for name in finding.names():
+        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
+        made = [
+            node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        ]
+        assert [one for one in made if not one.startswith("_")] == [finding.JUDGE], name
+
+
+THEIRS = """
+from skillgraft.analysis import plots
+from skillgraft.analysis.claims.statements import ClaimResult, ClaimStatement, by_seed, table
+
+
+def agree(rows, options):
+    high = ClaimStatement("agreement", "> 0.9", by_seed(rows, "graft/test/agreement"), low=0.9)
+    shown = {"graft/test/agreement": "agreement"}
+    return ClaimResult([high], table(rows, ["task"], shown), lambda: plots.bars(rows, shown, "share"))
+"""
+
+
+def test_a_claim_of_somebody_elses_comes_by_an_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, sweep = tmp_path / "site", tmp_path / "sweep"
+    info = site / "their_claims-1.0.dist-info"
+    for folder in (info, sweep):
+        folder.mkdir(parents=True)
+    (site / "their_claims.py").write_text(THEIRS)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-claims\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[skillgraft.claims]\nagreement = their_claims:agree\nbroken = their_claims:nothing\n"
+        "calibration = their_claims:agree\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    frame = rows(lambda seed: [row(seed, **{"graft/test/agreement": 0.95 + WIGGLE[seed]})])
+    judging.conclude(sweep, {"claim": {"name": "agreement"}}, frame)
+    verdict = read_json(sweep / "verdict.json")
+    assert verdict["claim"] == "agreement"
+    assert [one["verdict"] for one in verdict["statements"]] == ["holds"]
+    assert {"table.csv", "figure.png", "figure.svg"} < {file.name for file in sweep.iterdir()}
+    assert "agreement" in finding.names()
+    # ours come first, so that no package changes what a claim of the paper means
+    assert finding.find_claim("calibration") is calibration.judge
+    with pytest.raises(InputError, match=r"^claim\.name=broken: their_claims:nothing fails: "):
+        finding.find_claim("broken")

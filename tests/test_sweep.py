@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
 from runs import TINY, command, composed
-from skillgraft.analysis.claims import registry
+from skillgraft.analysis.claims import finding
 from skillgraft.cli import skillgraft
 from skillgraft.config import packages, validation
 from skillgraft.config.compose import expand, register
@@ -42,7 +42,7 @@ QUICK = (
 @pytest.mark.parametrize("group", ["paper", "embedded"])
 def test_every_claim_of_the_paper_has_its_file(group: str) -> None:
     assert {name.partition("=")[2] for name in FILES if name.startswith(group)} == PAPER
-    assert set(registry.CLAIMS) == PAPER
+    assert set(finding.names()) == PAPER
 
 
 def values(axis: str) -> list[str]:

@@ -25,7 +25,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def adamw(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """AdamW's skill is not local in single-task training, unless an l1 term holds the movement sparse."""
     require(rows, SCORE, FULL)
     rows = learned(rows.assign(l1=option(rows, "finetune.l1", 0.0)), "l1")

@@ -17,7 +17,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def bias_only(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """BitFit learns in 0.1 % of the parameters; the biases of a fully fine-tuned model hold no skill."""
     require(rows, SCORE, FULL)
     full, bias = by_training(rows, "task")

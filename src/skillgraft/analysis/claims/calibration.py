@@ -17,7 +17,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def calibration(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafts are calibrated: 40 to 90 % less ECE than fine-tuned; and a rival, temperature scaling."""
     models = ("finetuned", "finetuned_temperature_scaled", "graft", "graft_temperature_scaled")
     errors = {f"{model}/test/ece": model.replace("_", ", ") for model in models}

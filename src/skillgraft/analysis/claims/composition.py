@@ -17,7 +17,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def composition(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Unions of regions keep the gains of all tasks; a region helps the tasks that are like its own."""
     everything = gains_of(
         single_runs(rows.assign(union=rows.regions.str.join("+")), "task", "union")

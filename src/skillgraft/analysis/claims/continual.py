@@ -19,7 +19,7 @@ from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 
 
-def continual(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
     rows = rows.assign(
         take=option(rows, "continual.carry", "graft"),

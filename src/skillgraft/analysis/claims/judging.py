@@ -23,23 +23,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def judge(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> ClaimResult:
+def judge_sweep(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> ClaimResult:
     """Return what the claim of a sweep comes to on its runs. Raises InputError without runs, or a claim."""
-    from skillgraft.analysis.claims import registry
+    from skillgraft.analysis.claims.finding import find_claim
 
     options = schema.ClaimConfig(**record["claim"])
-    if options.name not in registry.CLAIMS:
-        raise InputError(f"claim.name={options.name}: expected one of {', '.join(registry.CLAIMS)}")
+    judge = find_claim(str(options.name))
     if rows.empty:
         raise InputError(f"{folder}: none of its runs is complete")
-    return registry.CLAIMS[options.name](rows, options)
+    return judge(rows, options)
 
 
 def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> ClaimResult:
     """Judge the claim of a sweep, and write verdict, table and figure beside its record."""
     from skillgraft.analysis import plots
 
-    outcome = judge(folder, record, rows)
+    outcome = judge_sweep(folder, record, rows)
     write_json(
         folder / "verdict.json",
         {
@@ -75,7 +74,7 @@ def judged(store: folders.Store, keep: bool) -> list[tuple[str, ClaimStatement]]
         name = record["name"] if known[record["name"]] == 1 else folder.name
         rows = collect.collect(store, run_ids(record, jobs_of(record)))
         try:
-            outcome = (conclude if keep else judge)(folder, record, rows)
+            outcome = (conclude if keep else judge_sweep)(folder, record, rows)
         except InputError as error:
             log.warning("%s: no verdict: %s", name, error)
             continue

@@ -27,7 +27,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def lottery(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """A lottery ticket (all but the region set to 0) without re-training fails at every sparsity."""
     tickets = sorted(
         columns_of(rows, "lottery_", "/test/score"),

@@ -24,7 +24,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def main_table(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """The graft against the fine-tuned model: score, ECE, agreement, on single sentences and on pairs."""
     require(rows, SCORE, FULL)
     rows = learned(rows)

@@ -27,7 +27,7 @@ from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 
 
-def movement(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Learned against movement at equal size: far better where small, equal where large."""
     both = single_runs(
         rows[rows.selector.isin(["learned", "movement"])], "task", "selector", "sparsity"

@@ -12,7 +12,7 @@ from skillgraft.evaluation.compared import MODELS
 from skillgraft.runtime.errors import InputError
 
 
-def ood(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
     full, bias = by_training(rows, "task", "sparsity")
     shifts = {

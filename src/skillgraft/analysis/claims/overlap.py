@@ -18,7 +18,7 @@ from skillgraft.analysis.overlaps import pairs_of, square
 from skillgraft.config.schema import ClaimConfig
 
 
-def overlap(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Regions of different tasks in one multi-task model hardly overlap; those of similar tasks most."""
     pairs = pairs_of(rows)
     require(pairs, "iou")

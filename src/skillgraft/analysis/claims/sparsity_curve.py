@@ -28,7 +28,7 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.config.schema import ClaimConfig
 
 
-def sparsity_curve(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
+def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Skill is local: at most 0.01 % of the parameters keep more than 95 % of the fine-tuned score."""
     require(rows, SCORE, FULL)
     rows = single_runs(rows, "task", "selector", "sparsity")
