@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-
 from runs import FEW, TINY, command, composed, results
+
 from skillgraft.config import launchers as launching
 from skillgraft.config import packages
 from skillgraft.config.compose import register
@@ -26,7 +26,7 @@ from skillgraft.config.launchers import EXTRAS, jobs, missing, too_many
 from skillgraft.experiments import sweep
 from skillgraft.runtime import shared_machine, signals
 from skillgraft.runtime.files import read_json, write_json
-from skillgraft.store import job_state, names, sweep_records
+from skillgraft.store import job_state, names
 from skillgraft.training.trainer import make_trainer
 
 # Our presets, each with the plugin's launcher that it stands on.
@@ -254,7 +254,7 @@ def test_submitit_queues_a_job_again_once_its_run_has_ended() -> None:
 def test_a_job_that_is_queued_again_counts_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_json(tmp_path / sweep_records.PLAN, {"total": 2, "started": time.time()})
+    write_json(tmp_path / names.PLAN, {"total": 2, "started": time.time()})
     for number, became in (
         (0, job_state.INTERRUPTED),
         (1, job_state.COMPLETE),

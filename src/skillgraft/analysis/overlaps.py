@@ -13,6 +13,7 @@ import pandas as pd
 
 from skillgraft.store.folders import Store
 from skillgraft.store.identity import Identity
+from skillgraft.store.names import GRAFT
 
 if TYPE_CHECKING:
     from skillgraft.core.graft import Graft
@@ -87,7 +88,7 @@ def load_graft(folder: Path) -> Graft | None:
     from skillgraft.runtime.errors import GraftError
 
     try:
-        return Graft.load(folder / "graft.safetensors")
+        return Graft.load(folder / GRAFT)
     except GraftError as error:  # altered, or just being replaced: no reason to fail
         log.warning("overlap: %s is left out (%s)", folder.name, error)
         return None

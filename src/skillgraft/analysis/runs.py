@@ -21,6 +21,7 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums, index, job_state
 from skillgraft.store.folders import Store
+from skillgraft.store.names import CONFIG, GRAFT, HISTORY, METRICS, PREDICTIONS, STATUS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,24 +58,24 @@ class Run:
     @property
     def config(self) -> Any:
         """The resolved configuration, an OmegaConf mapping."""
-        return OmegaConf.load(self.file("config.yaml"))
+        return OmegaConf.load(self.file(CONFIG))
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What was measured, as metrics.json has it: model → split → metric."""
-        return read_json(self.file("metrics.json"))
+        return read_json(self.file(METRICS))
 
     def graft(self) -> Graft:
         """Return the graft."""
         from skillgraft.core.graft import Graft
 
-        return Graft.load(self.file("graft.safetensors"))
+        return Graft.load(self.file(GRAFT))
 
     def predictions(self) -> pd.DataFrame:
         """Return class probabilities `p/<label>`, a row an example, model and split."""
         import pandas as pd
 
-        return pd.read_parquet(self.file("predictions.parquet"))
+        return pd.read_parquet(self.file(PREDICTIONS))
 
     def history(self) -> pd.DataFrame:
         """Return the curves: a row a logged step of fine-tuning, then of mask training.
@@ -83,10 +84,10 @@ class Run:
         """
         import pandas as pd
 
-        shared = read_json(self.file("status.json"))["finetuned"]
+        shared = read_json(self.file(STATUS))["finetuned"]
         files = (
-            Store(self.folder.parent).finetuned(shared) / "history.json",
-            self.file("history.json"),
+            Store(self.folder.parent).finetuned(shared) / HISTORY,
+            self.file(HISTORY),
         )
         return pd.DataFrame([row for f in files if f.is_file() for row in read_json(f)])
 
@@ -106,7 +107,7 @@ class Run:
             [line[0] for line in lines],
             pd.MultiIndex.from_tuples(titles),
         )
-        text = heading(read_json(self.file("status.json")), self.metrics)
+        text = heading(read_json(self.file(STATUS)), self.metrics)
         return f"<p>{html.escape(text)}</p>{table.to_html()}"
 
 

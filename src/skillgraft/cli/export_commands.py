@@ -12,6 +12,7 @@ from skillgraft.cli.program import CommandResult, OneRun, command
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums, graft_files
+from skillgraft.store.names import CONFIG, METRICS
 
 
 @command()
@@ -38,7 +39,7 @@ def apply(
     from skillgraft.models import checkpoint_files
 
     file = graft_files.graft_file(str(path))
-    graft, record = loaded(path), file.with_name("config.yaml")
+    graft, record = loaded(path), file.with_name(CONFIG)
     run: Any = OmegaConf.load(record) if record.is_file() else None
     if model is None and run is None:
         raise InputError(f"{path}: no run beside it says which model it belongs to: give --model")
@@ -77,13 +78,13 @@ def push(
     graft = loaded(path)
     about: dict[str, Any] = {"base_model": model}
     if checksums.is_complete(path):
-        known = OmegaConf.load(path / "config.yaml")
+        known = OmegaConf.load(path / CONFIG)
         if model is None and known.continual.init_from is None:
             about["base_model"] = hub.public_id(known.model.path)
         about["task"] = OmegaConf.to_container(known.task)
-        about["metrics"] = read_json(path / "metrics.json")
+        about["metrics"] = read_json(path / METRICS)
     if dry_run:
-        files = [hub_files.FILE, "README.md", *(["metrics.json"] if "metrics" in about else [])]
+        files = [hub_files.FILE, "README.md", *([METRICS] if "metrics" in about else [])]
         typer.echo(f"to {repo}: {', '.join(files)}; nothing sent", err=True)
         card = str(hub.card_of(graft, repo, **about))
         return CommandResult({"repository": repo, "files": files, "card": card}, card)

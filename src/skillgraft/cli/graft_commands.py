@@ -11,6 +11,7 @@ from skillgraft.cli.output import described, loaded, markdown, save_graft
 from skillgraft.cli.program import CommandResult, OneRun, SeveralRuns, command
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import checksums
+from skillgraft.store.names import GRAFT
 
 
 @command()
@@ -69,8 +70,7 @@ def overlap_of(
     import pandas as pd
 
     grafts = [
-        (path.parent.name if path.name == "graft.safetensors" else path.name, loaded(path))
-        for path in paths
+        (path.parent.name if path.name == GRAFT else path.name, loaded(path)) for path in paths
     ]
     if len(grafts) < 2:
         raise InputError("give two grafts or more")

@@ -13,6 +13,7 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums, index, job_state, metric_names
 from skillgraft.store.folders import Store
+from skillgraft.store.names import PREDICTIONS, STATUS
 
 
 @command("list")
@@ -103,12 +104,12 @@ def compare_models(
 
     if not checksums.is_complete(path):
         raise InputError(f"{path}: no complete run")
-    frame = pd.read_parquet(path / "predictions.parquet")
+    frame = pd.read_parquet(path / PREDICTIONS)
     if split not in (known := frame["split"].unique().tolist()):
         raise InputError(f"--split {split}: the run has {', '.join(known)}")
     frame = frame[frame["split"] == split]
     names = [name for name in map(str, frame) if name.startswith("p/")]
-    seed = int(read_json(path / "status.json")["seed"])
+    seed = int(read_json(path / STATUS)["seed"])
     models = {
         str(model): part[names].to_numpy() for model, part in frame.groupby("model", sort=False)
     }

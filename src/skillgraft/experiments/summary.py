@@ -7,6 +7,7 @@ from pathlib import Path
 
 from skillgraft.analysis import summary
 from skillgraft.runtime import files
+from skillgraft.store.names import METRICS, STATUS
 
 NARROW = {  # titles of the short table, in two lines
     "pre-trained": "pre-\ntrained", "fine-tuned": "fine-\ntuned", "graft": "\ngraft",
@@ -20,7 +21,7 @@ def show(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    metrics, status = (files.read_json(folder / f"{name}.json") for name in ("metrics", "status"))
+    metrics, status = (files.read_json(folder / name) for name in (METRICS, STATUS))
     titles, lines = summary.results(metrics)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)

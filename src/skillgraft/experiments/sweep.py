@@ -26,7 +26,8 @@ from skillgraft.experiments.sweep_report import report, show_missing
 from skillgraft.runtime import digests, files, leases
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import folders, job_state, names
-from skillgraft.store.sweep_records import ENDED, PLAN, jobs_of, run_ids
+from skillgraft.store.names import ENDED, PLAN, RECORD
+from skillgraft.store.sweep_records import jobs_of, run_ids
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     folder = folders.Store(config.store).sweeps / f"{name}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     jobs, plan = Path(settings.sweep.dir).absolute(), planned(axes, settings.overrides.task)
-    earlier = files.read_json(file) if (file := folder / "record.json").is_file() else {}
+    earlier = files.read_json(file) if (file := folder / RECORD).is_file() else {}
     ids = {tuple(identifying_overrides(job["overrides"])): job["id"] for job in jobs_of(earlier)}
     again = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
     record = {
@@ -149,7 +150,7 @@ def finish() -> bool:
     folder, record = begun.pop()
     jobs = jobs_of(record)
     record["ids"], record["runs"] = [job["id"] for job in jobs], run_ids(record, jobs)
-    files.write_json(folder / "record.json", record)
+    files.write_json(folder / RECORD, record)
     shown = True
     try:
         report(folder, record)

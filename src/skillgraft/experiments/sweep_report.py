@@ -13,6 +13,7 @@ from skillgraft.config import choices
 from skillgraft.runtime import leases
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import folders, job_state, metric_names
+from skillgraft.store.names import FIGURE, OVERLAP_MAP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +65,10 @@ def summarize(
             drawing = plots.heat_map(
                 overlaps.square(pairs, "iou"), "overlap (IoU), mean of runs", "IoU"
             )
-            tracker.image("overlap_map", plots.save(drawing, folder / "overlap.png"))
+            tracker.image("overlap_map", plots.save(drawing, folder / OVERLAP_MAP))
         if outcome is not None:
             tracker.table("claim", outcome.table)
-            tracker.image("figure", folder / "figure.png")
+            tracker.image("figure", folder / FIGURE)
             for statement in outcome.statements:
                 if (measured := statement.measured) is not None:
                     values = {n: v for n, v in vars(measured).items() if v is not None}

@@ -15,6 +15,7 @@ from skillgraft.export import model_card
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import hub_files
 from skillgraft.store.hub_files import reason
+from skillgraft.store.names import METRICS
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -89,5 +90,5 @@ def push_to_hub(
         (folder / "README.md").write_text(text, encoding="utf-8")
         if metrics is not None:
             content = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
-            (folder / "metrics.json").write_text(content, encoding="utf-8")
+            (folder / METRICS).write_text(content, encoding="utf-8")
         return push(folder, repo_id, private)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from skillgraft.runtime import digests
+from skillgraft.store.names import CHECKSUMS, STATUS
 
 
 def is_complete(folder: Path) -> bool:
     """Return whether a run or fine-tuning is whole: its status is written last, before the rename."""
-    return (folder / "status.json").is_file()
+    return (folder / STATUS).is_file()
 
 
 def write_checksums(folder: Path) -> None:
@@ -18,21 +19,21 @@ def write_checksums(folder: Path) -> None:
     lines = [
         f"{digests.file_digest(file)}  {file.relative_to(folder).as_posix()}\n"
         for file in files
-        if file.name not in ("checksums.txt", "status.json")
+        if file.name not in (CHECKSUMS, STATUS)
     ]
-    (folder / "checksums.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def recorded(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file as checksums.txt of a folder has it, by the file's name."""
-    listing = folder / "checksums.txt"
+    listing = folder / CHECKSUMS
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def verify(folder: Path) -> list[str]:
     """Return what is wrong with the files of a complete folder: missing or altered; else nothing."""
-    if not is_complete(folder) or not (folder / "checksums.txt").is_file():
+    if not is_complete(folder) or not (folder / CHECKSUMS).is_file():
         return [f"{folder}: not a complete run"]
     wrong = []
     for name, digest in recorded(folder).items():

@@ -12,6 +12,7 @@ from skillgraft.runtime import leases
 from skillgraft.runtime.files import write_json
 from skillgraft.store import index
 from skillgraft.store.checksums import write_checksums
+from skillgraft.store.names import STATUS
 
 
 class Store:
@@ -56,7 +57,7 @@ class Store:
         Raises lease.LeaseLost where another process has meanwhile taken over from this one.
         """
         write_checksums(partial)
-        write_json(partial / "status.json", {"state": "complete", **status})
+        write_json(partial / STATUS, {"state": "complete", **status})
         target.parent.mkdir(parents=True, exist_ok=True)
         leases.check()
         if target.exists():

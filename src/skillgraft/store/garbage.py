@@ -11,7 +11,7 @@ from skillgraft.runtime import leases
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums
 from skillgraft.store.folders import Store
-from skillgraft.store.names import RUN_FILE
+from skillgraft.store.names import RECORD, RUN_FILE
 
 READ_BY_RUNS = ("cache", "fine-tuned weights")  # by any run
 
@@ -116,7 +116,7 @@ def is_finished(store: Store, job: Path) -> bool:
     if not all(file.is_file() for file in files):
         return False
     names = [read_json(file)["id"] or "" for file in files]  # null: failed before it had one
-    records = [read_json(file) for file in store.sweeps.glob("*/record.json")]
+    records = [read_json(file) for file in store.sweeps.glob(f"*/{RECORD}")]
     known = [set(r["runs"]) for r in records if Path(r["jobs"]).name == job.name]
     whole = all(name and checksums.is_complete(store.run(name)) for name in names)
     return whole and all(runs >= set(names) for runs in known)

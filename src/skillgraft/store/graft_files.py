@@ -11,13 +11,14 @@ from safetensors import SafetensorError, safe_open
 
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import hub_files
+from skillgraft.store.names import GRAFT
 
 
 def graft_file(path: str) -> Path:
     """Return the graft file of a run's folder, of hub:OWNER/NAME[@REVISION], or the file itself."""
     if path.startswith(hub_files.SCHEME):
         return hub_files.fetch_named(path)
-    file = Path(path) / "graft.safetensors" if Path(path).is_dir() else Path(path)
+    file = Path(path) / GRAFT if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise InputError(f"{path}: no run's folder, and no graft file")
     return file

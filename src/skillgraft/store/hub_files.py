@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from skillgraft.runtime.errors import InputError
+from skillgraft.store.names import GRAFT
 
 SCHEME = "hub:"  # of a reference: hub:OWNER/NAME or hub:OWNER/NAME@REVISION
-FILE = "graft.safetensors"  # in a repository, as in a run's folder
+FILE = GRAFT  # in a repository, as in a run's folder
 
 
 def fetch(repo_id: str, revision: str | None = None) -> Path:

@@ -14,6 +14,7 @@ from skillgraft.config.validation import verbalizer
 from skillgraft.runtime.digests import file_digest, short_hash
 from skillgraft.runtime.files import read_json
 from skillgraft.store.graft_files import graft_file, graft_meta, made_of
+from skillgraft.store.names import STATUS
 from skillgraft.store.sequences import base_digests, base_values, chain, stage
 from skillgraft.tasks.rows import TaskData
 
@@ -60,7 +61,7 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         values[SIZE_KEY] = size
     own: tuple[str, ...] = ("task.", "digest.data")
     if cfg.continual.init_from is not None:
-        before = read_json(Path(cfg.continual.init_from) / "status.json")
+        before = read_json(Path(cfg.continual.init_from) / STATUS)
         rows = {name: part.digest() for name, part in data.others.items()}
         # what the last stage left, and what is measured again
         values["digest.after"] = short_hash({"outcome": outcome_of(before), **rows})

@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from skillgraft.runtime.leases import file_time
 from skillgraft.store.metric_names import row_of
+from skillgraft.store.names import METRICS, OVERLAP, STATUS
 
 VERSION = 2  # of the tables
 SETTLED = 2.0  # seconds: no file system has coarser times
@@ -56,7 +57,7 @@ def list_stamps(root: Path) -> dict[str, str]:
     """Return the stamp of every whole run by the name of its folder."""
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    found = {name: fingerprint(f"{root}/{name}/status.json") for name in names}
+    found = {name: fingerprint(f"{root}/{name}/{STATUS}") for name in names}
     # None: not a run, or just being replaced by force=true
     return {name: value for name, value in found.items() if value is not None}
 
@@ -68,11 +69,11 @@ def entry(root: Path, name: str, stamped: str) -> tuple[str | None, ...] | None:
         return json.loads((root / name / file).read_bytes())
 
     try:
-        status = read("status.json")
+        status = read(STATUS)
     except FileNotFoundError:
         return None
     try:
-        row = json.dumps(row_of(status, read("metrics.json"), read("overlap.json")))
+        row = json.dumps(row_of(status, read(METRICS), read(OVERLAP)))
     except FileNotFoundError:  # a run by its status alone: nothing to show in a table
         row = None
     return (name, stamped, json.dumps(status), row, *(status.get(key) for key in KEYS))
@@ -159,7 +160,7 @@ def rows_where(root: Path, key: str, value: str) -> list[tuple[str, str, str]]:
     """Return name, stamp and status as JSON of the whole runs with this value of a key of KEYS."""
     what = f"SELECT name, stamp, status FROM runs WHERE {key} = ? ORDER BY name"
     found = query(root, what, (value,), scanning=False)
-    if any(fingerprint(f"{root}/{name}/status.json") != stamped for name, stamped, _ in found):
+    if any(fingerprint(f"{root}/{name}/{STATUS}") != stamped for name, stamped, _ in found):
         found = query(root, what, (value,))  # altered by hand, below the root
     return cast(list[tuple[str, str, str]], found)
 

@@ -9,8 +9,6 @@ from typing import Any
 from skillgraft.runtime import files
 from skillgraft.store.names import RUN_FILE
 
-PLAN, ENDED = "plan.json", "ended.txt"  # in the folder of a sweep's jobs
-
 
 def jobs_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what has become of every job of a sweep, in the jobs' order.

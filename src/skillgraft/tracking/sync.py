@@ -25,6 +25,7 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import sweep_records
 from skillgraft.store.folders import Store
+from skillgraft.store.names import GRAFT, RECORD
 from skillgraft.tracking import wandb_names
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 BEFORE, LATER, SENT, REFUSED = "sent before", "to send", "sent", "not sent"  # what became of a run
 FINE = (BEFORE, LATER, SENT)
 READERS = 8  # processes at most that read records at a time
-GRAFT = "graft.safetensors"
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def plan(store: Store) -> list[tuple[str | None, list[Offline]]]:
     sweep are the last group.
     """
     runs = {status["id"]: store.run(status["id"]) for status in store.runs()}
-    records = [(read_json(f), f.parent) for f in store.sweeps.glob("*/record.json")]
+    records = [(read_json(f), f.parent) for f in store.sweeps.glob(f"*/{RECORD}")]
     groups: list[tuple[str | None, list[Offline]]] = []
     for record, folder in sorted(records, key=lambda found: found[0]["started"]):
         ids = sweep_records.run_ids(record, sweep_records.jobs_of(record))

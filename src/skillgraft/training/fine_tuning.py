@@ -23,7 +23,7 @@ from skillgraft.models.classifier import Classifier
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.seeds import derive
 from skillgraft.tasks.batches import Batch
-from skillgraft.training import distributed
+from skillgraft.training import distributed, names
 from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.checkpoints import Progress, write_tensors
 from skillgraft.training.resumable import Log, Resumable
@@ -196,7 +196,7 @@ class FineTuning(Resumable):
             self.progress.best_step, self.progress.best_score = step, score
             best = distributed.gathered(self.named, keep=self.global_rank == 0)
             if self.global_rank == 0:
-                write_tensors(self.folder / "best.safetensors", best, {})
+                write_tensors(self.folder / names.BEST, best, {})
 
     def record(self, row: dict[str, Any]) -> None:
         """Keep a row of the history and pass it on."""
@@ -214,11 +214,11 @@ class FineTuning(Resumable):
         if self.global_rank:
             return
         self.progress.losses = [loss.item() for loss in self.losses]
-        write_tensors(self.folder / "resume.safetensors", state, vars(self.progress))
+        write_tensors(self.folder / names.RESUME, state, vars(self.progress))
 
     def resume(self) -> None:
         """Take up a state that `save` wrote, if there is one."""
-        path, known = self.folder / "resume.safetensors", len(self.progress.history)
+        path, known = self.folder / names.RESUME, len(self.progress.history)
         if not path.is_file():
             return
         with safe_open(path, framework="pt") as file:
@@ -283,5 +283,5 @@ def finetune(
             classifier.zero_grad()  # the last step's: as large as the model
         classifier.eval()
         if module.progress.best_step >= 0:
-            module.restore(load_file(folder / "best.safetensors"))
+            module.restore(load_file(folder / names.BEST))
     return module.progress

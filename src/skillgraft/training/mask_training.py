@@ -24,6 +24,7 @@ from skillgraft.models.classifier import Classifier
 from skillgraft.runtime.errors import InputError
 from skillgraft.tasks.batches import Batch
 from skillgraft.tasks.encoder import Encoded
+from skillgraft.training import names
 from skillgraft.training.checkpoints import Progress, write_tensors
 from skillgraft.training.mask_batches import MaskBatches
 from skillgraft.training.resumable import Log, Resumable
@@ -158,11 +159,11 @@ class MaskTraining(Resumable):
         tensors = {"scores": self.relaxed.scores, "best": self.best.region}
         best = self.best
         progress = Progress(self.done, best.step, best.score, self.history, changed=self.changed)
-        write_tensors(self.folder / "mask.safetensors", tensors, vars(progress))
+        write_tensors(self.folder / names.MASK, tensors, vars(progress))
 
     def resume(self) -> None:
         """Take up a state that `save` wrote; without one, score the initial mask."""
-        path = self.folder / "mask.safetensors"
+        path = self.folder / names.MASK
         if not path.is_file():
             # The authors' code never scores its start; ours must not come out worse than it.
             self.record({"mask/step": 0, **self.score()})

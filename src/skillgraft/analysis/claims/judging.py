@@ -13,6 +13,7 @@ from skillgraft.runtime import progress
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import atomic_write, read_json, write_json
 from skillgraft.store import folders
+from skillgraft.store.names import FIGURE, RECORD, TABLE, VERDICT
 from skillgraft.store.sweep_records import jobs_of, run_ids
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Cla
 
     outcome = judge_sweep(folder, record, rows)
     write_json(
-        folder / "verdict.json",
+        folder / VERDICT,
         {
             "claim": record["claim"]["name"],
             "runs": len(rows),
@@ -48,11 +49,11 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Cla
             "notes": outcome.notes,
         },
     )
-    with atomic_write(folder / "table.csv") as scratch:
+    with atomic_write(folder / TABLE) as scratch:
         outcome.table.to_csv(scratch, index=False)
     drawing = outcome.draw()
-    for suffix in ("png", "svg"):
-        plots.save(drawing, folder / f"figure.{suffix}")
+    for suffix in (".png", ".svg"):
+        plots.save(drawing, (folder / FIGURE).with_suffix(suffix))
     return outcome
 
 
@@ -64,7 +65,7 @@ def judged(store: folders.Store, keep: bool) -> list[tuple[str, ClaimStatement]]
     """
     from skillgraft.analysis import collect
 
-    files = sorted(store.sweeps.glob("*/record.json"))  # a sweep that starts has none yet
+    files = sorted(store.sweeps.glob(f"*/{RECORD}"))  # a sweep that starts has none yet
     records = {file.parent: read_json(file) for file in files}
     known = Counter(record["name"] for record in records.values())
     found = []

@@ -23,6 +23,7 @@ from skillgraft.analysis.report.settings import (
 )
 from skillgraft.evaluation.compared import MODELS
 from skillgraft.store.folders import Store
+from skillgraft.store.names import PREDICTIONS
 
 
 def curves_of(value: str) -> Callable[[pd.DataFrame, Store], list[Item]]:
@@ -62,7 +63,7 @@ def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return a reliability diagram a task: pre-trained, fine-tuned and graft, seeds pooled."""
     items = []
     for task, part in one_selector(without_later_stages(rows)).groupby("task"):
-        files = [store.run(name) / "predictions.parquet" for name in part["id"]]
+        files = [store.run(name) / PREDICTIONS for name in part["id"]]
         frames = [pd.read_parquet(file) for file in files if file.is_file()]
         if not frames:
             continue

@@ -11,6 +11,7 @@ from skillgraft.analysis import plots
 from skillgraft.analysis.report.items import Item
 from skillgraft.analysis.report.settings import intervals
 from skillgraft.store.folders import Store
+from skillgraft.store.names import CONFIG
 
 
 def forgetting(rows: pd.DataFrame, store: Store) -> list[Item]:
@@ -35,7 +36,7 @@ def sequences(rows: pd.DataFrame, store: Store) -> pd.DataFrame:
     if "stage" not in rows:
         return pd.DataFrame()
     before = {
-        name: Path(OmegaConf.load(store.run(name) / "config.yaml").continual.init_from).name
+        name: Path(OmegaConf.load(store.run(name) / CONFIG).continual.init_from).name
         for name in rows.loc[rows["stage"].fillna("").str.contains(">"), "id"]
     }
     order = dict(zip(rows["id"], rows["stage"].str.partition(":")[2], strict=True))
