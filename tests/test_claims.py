@@ -82,8 +82,8 @@ def test_sparsity_curve(tmp_path: Path) -> None:
         return [row(seed, task, **more) for task in "ab" for more in ({}, small)]
 
     names = (
-        "learned graft ÷ fine-tuned at sparsity 1e-06 (1 entries)",
-        "learned graft ÷ fine-tuned at sparsity 0.0001 (100 entries)",
+        "learned graft ÷ fine-tuned at sparsity 1e-06 (1 parameters)",
+        "learned graft ÷ fine-tuned at sparsity 0.0001 (100 parameters)",
     )
     for options in ({}, {"sparsity": 1e-4}):
         found = judged("sparsity_curve", rows(make), tmp_path, **options)
@@ -341,13 +341,13 @@ def test_empty_regions_are_left_off_a_curve() -> None:
     frame = pd.DataFrame(
         {"task": "a", "x": [0.0, 1e-3, 0.1], "y": [0.5, 0.6, 0.7], "by": "learned"}
     )
-    (axis, *_) = plots.curves(frame, "y", "by").axes
+    (axis, *_) = plots.curves(frame, "y", "by", "accuracy").axes
     assert axis.get_xscale() == "log"
     assert axis.get_xlim() == pytest.approx((1e-3 / 1.3, 0.13))
-    assert axis.get_xlabel() == "sparsity (0 is left off)"
+    assert axis.get_xlabel() == "fraction of parameters kept (empty regions not shown)"
     assert axis.lines[0].get_xdata().tolist() == [1e-3, 0.1]
-    (axis, *_) = plots.curves(frame[:1], "y", "by").axes  # nothing but an empty one
-    assert (axis.get_xscale(), axis.get_xlabel()) == ("linear", "sparsity")
+    (axis, *_) = plots.curves(frame[:1], "y", "by", "accuracy").axes  # nothing but an empty one
+    assert (axis.get_xscale(), axis.get_xlabel()) == ("linear", "fraction of parameters kept")
 
 
 def test_composition(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_continual(tmp_path: Path) -> None:
     measured = {s.text: s.measured.mean for s in continual.judge(frame, ClaimConfig()).statements}
     assert measured["forgotten by the end, grafting in sequence"] == pytest.approx(0.01)
     assert measured["forgotten by the end, plain sequential"] == pytest.approx(0.3)
-    assert measured["entries stored in all, grafting"] == 200
+    assert measured["parameters stored in all, grafting"] == 200
 
 
 def test_what_is_missing_is_named() -> None:

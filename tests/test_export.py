@@ -246,7 +246,7 @@ def test_extract_by_other_selectors_without_data(folder: Path, whole: Path, sele
     assert graft.size == round(1e-3 * graft.graftable)
     code, output = grafts("extract", str(BASE), str(whole), *options)
     assert code == 1
-    assert "is there already" in output
+    assert "already exists" in output
 
 
 def test_bad_pairs_of_checkpoints_are_one_line(folder: Path, whole: Path) -> None:

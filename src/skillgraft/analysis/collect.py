@@ -14,10 +14,10 @@ from skillgraft.store.folders import Store
 
 
 def collect(store: Store, only: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return one row a whole run, or a run of `only`: its status record and its metrics, names joined by '/'.
+    """Return one row per complete run, of `only` these: its status record and its metrics.
 
-    `…/score` is the task's own metric; `config/…` are the values that name the run, `folder` is its
-    path.
+    Names of metrics are joined by '/'; `…/score` is the task's own metric. `config/…` are the values
+    that name the run, `folder` is its path.
     """
     chosen = None if only is None else set(only)
     found = [one for one in index.rows(store.root) if chosen is None or one[0] in chosen]

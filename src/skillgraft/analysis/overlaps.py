@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a pair of tasks, selector, seed and setting: `iou` of their regions, and that of chance.
+    """Return one row per pair of tasks, selector, seed and setting: the `iou` of their regions, and `chance`.
 
     Each pair is there once, by whichever run recorded it. Runs that ended at the same time have no
     record of each other: theirs is made here, from their grafts.
@@ -90,7 +90,7 @@ def load_graft(folder: Path) -> Graft | None:
     try:
         return Graft.load(folder / GRAFT)
     except GraftError as error:  # altered, or just being replaced: no reason to fail
-        log.warning("overlap: %s is left out (%s)", folder.name, error)
+        log.warning("overlap: %s is not compared (%s)", folder.name, error)
         return None
 
 
@@ -99,7 +99,7 @@ def overlaps_with_runs(
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Return the overlaps with the peers' regions by task, and the IoU matrix of all these tasks.
 
-    Peers are the whole runs whose configuration differs in task and data only.
+    Peers are the complete runs whose configuration differs in task and data only.
     """
     from skillgraft.core import regions as region_algebra
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
+from skillgraft.analysis.labels import SPARSITY
 from skillgraft.evaluation.calibration import BINS, reliability
+from skillgraft.evaluation.compared import MODELS
 from skillgraft.evaluation.intervals import over_seeds
 from skillgraft.runtime.files import atomic_write
 
@@ -30,7 +32,7 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 def reliability_diagram(
     predictions: Mapping[str, np.ndarray], labels: Sequence[int], title: str
 ) -> Figure:
-    """Return accuracy against confidence in 15 bins, a panel a model, darker with more rows."""
+    """Return accuracy against confidence in 15 bins: one panel per model, darker with more examples."""
     figure = Figure(figsize=(3.2 * len(predictions), 3.4), layout="constrained")
     axes = figure.subplots(1, len(predictions), sharey=True, squeeze=False)[0]
     for axis, (model, probabilities) in zip(axes, predictions.items(), strict=True):
@@ -44,7 +46,7 @@ def reliability_diagram(
             color=[to_rgba(COLOURS[model], 0.3 + 0.7 * s) for s in share / share.max()],
         )
         axis.plot(bins["confidence"], bins["accuracy"], ".", color="black", markersize=3)
-        axis.set(title=model, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        axis.set(title=MODELS[model], xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
     axes[0].set_ylabel("accuracy")
     figure.suptitle(title)
     return figure
@@ -126,17 +128,25 @@ def curves(
     rows: pd.DataFrame,
     value: str,
     hue: str,
+    label: str | Callable[[pd.DataFrame], str],
     levels: Sequence[str] = (),
-    across: str = "sparsity",
+    across: str = SPARSITY,
 ) -> Figure:
-    """Return a value against column `x`, a panel a task, a curve a value of `hue`.
+    """Return a value against column `x`: one panel per task, one curve per value of `hue`.
 
-    `across` names x: the measured sparsity, on a logarithmic axis, or anything on a linear one.
-    Points are means over seeds with Student's t intervals; `levels` are columns drawn as lines. An
-    empty region has no place on a logarithmic axis: its point is left off, and the axis says so.
+    Points are means over seeds with Student's t intervals. An empty region has no place on a
+    logarithmic axis: its point is not shown, and the axis says so.
+
+    Args:
+        rows: one row per run, with the columns `task`, `x`, `value`, `hue` and `levels`.
+        value: the column on the vertical axis.
+        hue: the column whose values have a curve each; its name is the legend's title.
+        label: the words for `value`, or a function that returns them for the rows of one task.
+        levels: columns of models without a region, drawn as lines (the first dotted, then dashed).
+        across: the words for `x`: the measured sparsity has a logarithmic axis, all else a linear one.
     """
     positive = rows["x"][rows["x"] > 0]
-    logarithmic = across == "sparsity" and len(positive) > 0
+    logarithmic = across == SPARSITY and len(positive) > 0
     missing = logarithmic and len(positive) < len(rows)
     tasks = sorted(rows["task"].unique())
     columns = min(4, len(tasks))
@@ -165,8 +175,8 @@ def curves(
         )
         for level, style in zip(levels, (":", "--"), strict=False):
             axis.axhline(part[level].mean(), color="#666666", linewidth=0.9, linestyle=style)
-        label = f"{across} (0 is left off)" if missing else across
-        axis.set(title=task, xlabel=label, ylabel=value.removeprefix("graft/test/"))
+        below = f"{across} (empty regions not shown)" if missing else across
+        axis.set(title=task, xlabel=below, ylabel=label(part) if callable(label) else label)
         if logarithmic:
             low, high = positive.min(), positive.max()
             axis.set(
@@ -182,10 +192,10 @@ def curves(
     for axis in list(grid):  # of a last line that is not full
         axis.set_visible(False)
     first = figure.axes[0]
-    for level, style in zip(levels, (":", "--"), strict=False):
-        first.plot(
-            [], [], color="#666666", linewidth=0.9, linestyle=style, label=level.split("/")[0]
-        )
+    for level, style in zip(levels, (":", "--"), strict=False):  # for the legend
+        model = level.split("/")[0]
+        label = MODELS.get(model, model)
+        first.plot([], [], color="#666666", linewidth=0.9, linestyle=style, label=label)
     handles, labels = first.get_legend_handles_labels()
     if (legend := first.get_legend()) is not None:
         legend.remove()
@@ -194,7 +204,7 @@ def curves(
 
 
 def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
-    """Return a group of bars a task, a bar a column (name → title): means over seeds, t intervals."""
+    """Return bars of means over seeds with t intervals: a group per task, a bar per column (name → title)."""
     long = rows.melt(id_vars=["task"], value_vars=list(columns), var_name="model")
     long["model"] = long["model"].map(columns)
     tasks = sorted(long["task"].unique())
@@ -207,7 +217,7 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
         hue="model",
         order=tasks,
         hue_order=list(columns.values()),
-        palette=PALETTE[: len(columns)],
+        palette=palette(list(columns.values())),
         saturation=1,
         errorbar=interval,
         ax=axis,
@@ -216,6 +226,13 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
     axis.tick_params(axis="x", labelrotation=30)
     sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="", fontsize=8)
     return figure
+
+
+def palette(titles: Sequence[str]) -> list[str]:
+    """Return a colour per title: models have theirs in every figure, all else what is left of the palette."""
+    own = {MODELS[model]: colour for model, colour in COLOURS.items()}
+    left = cycle(colour for colour in PALETTE if colour not in own.values())
+    return [own.get(title) or next(left) for title in titles]
 
 
 def interval(values: pd.Series) -> tuple[float, float]:

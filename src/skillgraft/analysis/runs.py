@@ -39,7 +39,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a store. All but `id`, `folder` and `state` raises InputError unless it is whole."""
+    """A run of a store. All but `id`, `folder` and `state` raises InputError unless it is complete."""
 
     folder: Path
     state: str = job_state.COMPLETE
@@ -72,13 +72,13 @@ class Run:
         return Graft.load(self.file(GRAFT))
 
     def predictions(self) -> pd.DataFrame:
-        """Return class probabilities `p/<label>`, a row an example, model and split."""
+        """Return class probabilities `p/<label>`, one row per example, model and split."""
         import pandas as pd
 
         return pd.read_parquet(self.file(PREDICTIONS))
 
     def history(self) -> pd.DataFrame:
-        """Return the curves: a row a logged step of fine-tuning, then of mask training.
+        """Return the curves: one row per logged step of fine-tuning, then of mask training.
 
         Fine-tuning's are with the weights that runs share, and gone once these have been freed.
         """
@@ -112,7 +112,7 @@ class Run:
 
 
 class Runs:
-    """The runs of a store, whole or not, as they are at each call. Raises InputError without a folder."""
+    """The runs of a store, complete or not, as they are at each call. Raises InputError without a folder."""
 
     def __init__(self, root: str | Path = "runs") -> None:
         self.store = Store(root)
@@ -120,7 +120,7 @@ class Runs:
             raise InputError(f"{self.store.root}: no such folder")
 
     def states(self) -> dict[str, str]:
-        """Return the state of every run by id; one that is made again still counts as whole."""
+        """Return the state of every run by id; one that is made again still counts as complete."""
         unfinished = {run["id"]: run["state"] for run in job_state.unfinished(self.store)}
         whole = dict(index.columns(self.store.root, ["id", "state"]))
         return dict(sorted({**unfinished, **whole}.items()))
@@ -144,7 +144,7 @@ class Runs:
         return Run(self.store.run(found[0]), states[found[0]])
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row a run: what it is, and every metric by its name in metrics.json joined by '/'."""
+        """Return one row per run: what it is, and every metric by its name in metrics.json joined by '/'."""
         import pandas as pd
 
         from skillgraft.analysis import collect

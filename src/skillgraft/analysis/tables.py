@@ -40,7 +40,7 @@ def numbers(found: Interval | None, _: bool) -> dict[str, float | None]:
 def over_seeds(
     frame: pd.DataFrame, columns: Sequence[str], cell: Callable[[Interval | None, bool], Any] = cell
 ) -> pd.DataFrame:
-    """Return mean ± half of Student's t interval over seeds (95 %), and n, a row a setting.
+    """Return mean ± half of Student's t interval over seeds (95 %), and n: one row per setting.
 
     An undefined value is left out of the mean. Without a second seed there is no interval. `cell`
     makes a column's entry of the interval, and whether the values are large.

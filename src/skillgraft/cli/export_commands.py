@@ -101,7 +101,9 @@ def extract(
     finetuned: Annotated[str, typer.Argument(help="The same model, fine-tuned.")],
     out: Annotated[Path, typer.Option(help="The graft file to write.")],
     selector: Annotated[str, typer.Option(help="movement, magnitude or random.")] = "movement",
-    sparsity: Annotated[float, typer.Option(help="Share of the graftable parameters.")] = 1e-2,
+    sparsity: Annotated[
+        float, typer.Option(help="Fraction of the graftable parameters to keep.")
+    ] = 1e-2,
     graftable: Annotated[
         list[str] | None,
         typer.Option(help="Regular expression of graftable names; may come again."),
@@ -119,7 +121,7 @@ def extract(
     if selector not in (known := ("movement", "magnitude", "random")):
         raise InputError(f"--selector {selector}: expected one of {', '.join(known)}")
     if out.exists():
-        raise InputError(f"--out {out}: is there already")
+        raise InputError(f"--out {out}: already exists")
     before, after = (
         checkpoint_files.locate(ModelConfig(name=path, path=path))
         for path in (pretrained, finetuned)

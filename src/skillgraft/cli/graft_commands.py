@@ -86,7 +86,7 @@ def combine(
     out: Annotated[Path, typer.Option(help="The file to write.")],
     rule: Annotated[str, typer.Option(help="union or intersection.")] = "union",
 ) -> CommandResult:
-    """Make one graft of several of one base model; a shared entry of a union gets the mean value.
+    """Make one graft of several of one base model; a parameter in several regions gets their mean value.
 
     Example: grafts combine runs/toy_film-… runs/toy_book-… --out both.safetensors
     """
@@ -96,5 +96,5 @@ def combine(
     if rule not in rules:
         raise InputError(f"--rule {rule}: expected union or intersection")
     if out.exists():
-        raise InputError(f"--out {out}: is there already")
+        raise InputError(f"--out {out}: already exists")
     return save_graft(rules[rule]([loaded(path) for path in paths]), out)

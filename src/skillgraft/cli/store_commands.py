@@ -18,7 +18,7 @@ from skillgraft.store.names import PREDICTIONS, STATUS
 
 @command("list")
 def list_runs(root: Root = Path("runs")) -> CommandResult:
-    """List every run with its state, the whole ones with their test metrics.  Example: grafts list runs"""
+    """List every run with its state, the complete ones with their test metrics.  Example: grafts list runs"""
     store, names = Store(root), ["task", "model", "selector", "sparsity", "seed"]
     chosen = [
         c
@@ -54,7 +54,7 @@ def table(
         str, typer.Option(help="Metrics to show: names of metrics.json, joined by '/', by commas.")
     ] = ",".join(metric_names.MEASURES),
 ) -> CommandResult:
-    """Mean ± half the 95 % interval over seeds, and n, a row a setting.  Example: grafts table runs"""
+    """Mean ± half the 95 % interval over seeds, and n: one row per setting.  Example: grafts table runs"""
     from skillgraft.analysis import collect, tables
 
     store, names = Store(root), columns.split(",")
@@ -154,7 +154,7 @@ def free(
     root: Root = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Free it; else it is only listed.")] = False,
 ) -> CommandResult:
-    """List what can be made again, with sizes; --yes frees it. Whole runs and sweeps stay.
+    """List what can be made again, with sizes; --yes frees it. Complete runs and sweeps stay.
 
     Example: grafts gc runs --yes
     """

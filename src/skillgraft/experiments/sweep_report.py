@@ -76,7 +76,7 @@ def summarize(
 
 
 def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, store: folders.Store) -> None:
-    """Print the jobs that are not whole, and the command that makes just those."""
+    """Print the jobs that are not complete, and the command that makes just those."""
     for job in jobs:
         what = job["state"] or "not started"
         if what == job_state.RUNNING and (

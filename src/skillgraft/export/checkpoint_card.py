@@ -39,7 +39,7 @@ features = {features}
 logits = features @ head["weight"].T + head["bias"]
 ```
 """
-POOLED = {  # the features that a head reads, and which rows they are of
+POOLED = {  # the features that a head reads, and how its texts are made
     Pool.first: ("encoder(**batch).last_hidden_state[:, 0]", ""),
     Pool.mean: (
         "(encoder(**batch).last_hidden_state * (m := batch['attention_mask'][..., None])).sum(1)"
@@ -48,11 +48,11 @@ POOLED = {  # the features that a head reads, and which rows they are of
     ),
     Pool.mask: (
         "encoder(**batch).last_hidden_state[batch['input_ids'] == tokenizer.mask_token_id]",
-        " Rows are made by the template.",
+        " The template makes the texts.",
     ),
     Pool.last: (
         "encoder(**batch).last_hidden_state[:, -1]",
-        " Rows are made by the template, and padded on the left.",
+        " The template makes the texts, which are padded on the left.",
     ),
 }
 

@@ -49,7 +49,7 @@ class Part:
 
 
 def sparsity(wr: Any, names: Collection[str]) -> list[Any]:
-    """Return score and ECE of the graft over its measured size, and over the requested sparsity for."""
+    """Return score and ECE of the graft over its measured size, and over the requested sparsity."""
     score, ece = OVER_SIZE
     by_size = [
         wr.LinePlot(
@@ -57,7 +57,7 @@ def sparsity(wr: Any, names: Collection[str]) -> list[Any]:
             x=SIZE,
             y=[name],
             log_x=True,
-            title_x="entries",
+            title_x="parameters",
             groupby=wr.Config(SELECTOR),
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
@@ -74,8 +74,8 @@ def sparsity(wr: Any, names: Collection[str]) -> list[Any]:
             running_ymean=True,
         )
         for x, title in (
-            (wr.Config("sparsity"), "the requested sparsity for"),
-            (wr.SummaryMetric("region/sparsity"), "the region's sparsity"),
+            (wr.Config("sparsity"), "requested sparsity"),
+            (wr.SummaryMetric("region/sparsity"), "fraction of parameters kept"),
         )
     ]
 
@@ -84,11 +84,11 @@ def calibration(wr: Any, names: Collection[str]) -> list[Any]:
     """Return ECE against accuracy of each model, ECEs side by side, and the reliability diagrams."""
     scatters = [
         wr.ScatterPlot(
-            title=f"{model}: ECE against accuracy",
+            title=f"{title}: ECE against accuracy",
             x=wr.SummaryMetric(f"{model}/test/accuracy"),
             y=wr.SummaryMetric(f"{model}/test/ece"),
         )
-        for model in MODELS
+        for model, title in MODELS.items()
     ]
     return [
         *scatters,
@@ -106,7 +106,9 @@ def compared(wr: Any, names: Collection[str]) -> list[Any]:
         for key, label in AXES.items()
     ]
     columns += [
-        wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(SIZE), display_name="entries", log=True),
+        wr.ParallelCoordinatesPlotColumn(
+            wr.SummaryMetric(SIZE), display_name="parameters", log=True
+        ),
         wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(OVER_SIZE[0]), display_name="score"),
         wr.ParallelCoordinatesPlotColumn(
             wr.SummaryMetric("graft/test/agreement"), display_name="agreement"
@@ -191,12 +193,12 @@ PARTS = (
     Part(
         "sparsity curve",
         "What a graft is worth by its size. The size is that of the region as it came out; "
-        "sparsity is the share of the graftable parameters that it keeps.",
+        "sparsity is the fraction of the graftable parameters that it keeps.",
         sparsity,
     ),
     Part(
         "calibration",
-        "Expected calibration error (15 bins) on the test rows, against accuracy.",
+        "Expected calibration error (15 bins) on the test examples, against accuracy.",
         calibration,
     ),
     Part("runs compared", "Task, model, selector, sparsity, seed, and what came of it.", compared),
@@ -218,7 +220,7 @@ PARTS = (
 
 
 def workspace(project: str, entity: str, names: Collection[str]) -> Workspace:
-    """Return the workspace: a section a part, over a project's runs; sweeps have their own report."""
+    """Return the workspace: one section per part, over a project's runs; sweeps have their own report."""
     wr, ws = library()
     return ws.Workspace(
         entity=entity,
@@ -235,7 +237,7 @@ def workspace(project: str, entity: str, names: Collection[str]) -> Workspace:
 
 
 def reports(project: str, entity: str, names: Collection[str]) -> list[Report]:
-    """Return a report a figure; one that would be empty for these names is left out."""
+    """Return one report per part, but none that would be empty for these names."""
     wr, _ = library()
     return [
         wr.Report(

@@ -47,11 +47,16 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
             rows,
             ["task", "l1", "sparsity"],
             {
-                "region/size": "entries",
+                "region/size": "parameters",
                 FULL: "fine-tuned",
                 SCORE: "graft",
                 "kept": "graft ÷ fine-tuned",
             },
         ),
-        lambda: plots.curves(measured_sparsity(rows), "kept", "l1"),
+        lambda: plots.curves(
+            measured_sparsity(rows).rename(columns={"l1": "ℓ1 strength"}),
+            "kept",
+            "ℓ1 strength",
+            "graft ÷ fine-tuned",
+        ),
     )

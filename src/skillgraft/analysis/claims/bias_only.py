@@ -14,6 +14,7 @@ from skillgraft.analysis.claims.statements import (
     require,
     table,
 )
+from skillgraft.analysis.labels import metric_label
 from skillgraft.config.schema import ClaimConfig
 
 
@@ -40,6 +41,6 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
             ),
         ],
         table(both, ["task"], {"region/size": "biases", **names}),
-        lambda: plots.bars(both, names, "score"),
+        lambda: plots.bars(both, names, metric_label(both)),
         [f"BitFit ÷ fine-tuned {holm(both, 'rival', KEPT)}"],
     )

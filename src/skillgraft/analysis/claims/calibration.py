@@ -15,12 +15,17 @@ from skillgraft.analysis.claims.statements import (
     table,
 )
 from skillgraft.config.schema import ClaimConfig
+from skillgraft.evaluation.compared import MODELS
 
 
 def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafts are calibrated: 40 to 90 % less ECE than fine-tuned; and a rival, temperature scaling."""
-    models = ("finetuned", "finetuned_temperature_scaled", "graft", "graft_temperature_scaled")
-    errors = {f"{model}/test/ece": model.replace("_", ", ") for model in models}
+    scaled_too = {"": "", "_temperature_scaled": ", temperature scaled"}
+    errors = {
+        f"{model}{suffix}/test/ece": MODELS[model] + words
+        for model in ("finetuned", "graft")
+        for suffix, words in scaled_too.items()
+    }
     require(rows, *errors)
     rows = learned(rows)
     full, scaled, graft, both = (rows[name] for name in errors)

@@ -43,7 +43,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
             )
             found.append({"seed": seed, "mode": take, "task": run.task, "last": run.task == last.task,
                           "then": then, "now": now, "forgotten": then - now,
-                          "entries": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
+                          "parameters": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
     if not found:
         raise InputError("no run of this sweep starts from another's end (continual.tasks)")
     long = pd.DataFrame(found)
@@ -51,7 +51,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         long[(long["mode"] == mode) & ~long["last"]] for mode in ("graft", "finetuned")
     )
     kept, lost = by_seed(grafted, "forgotten"), by_seed(plain, "forgotten")
-    memory = long[long["mode"] == "graft"].groupby("seed")["entries"].sum()
+    memory = long[long["mode"] == "graft"].groupby("seed")["parameters"].sum()
     return ClaimResult(
         [
             ClaimStatement(
@@ -74,7 +74,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
                 low=0,
             ),
             ClaimStatement(
-                "entries stored in all, grafting",
+                "parameters stored in all, grafting",
                 "T·s·n",
                 {int(str(s)): float(v) for s, v in memory.items()},
             ),
@@ -83,7 +83,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
             long,
             ["mode", "stage_number", "task"],
             {
-                "entries": "entries",
+                "parameters": "parameters",
                 "then": "right after",
                 "now": "at the end",
                 "forgotten": "forgotten",
@@ -94,6 +94,6 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
                 index=["seed", "task"], columns="mode", values="forgotten"
             ).reset_index(),
             {"graft": "grafting", "finetuned": "plain sequential"},
-            "forgotten",
+            "score forgotten by the end",
         ),
     )

@@ -9,7 +9,7 @@ from skillgraft.evaluation.metrics import GAIN_FLOOR
 
 
 def gains_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run, model and task of the mixture: what was `gained` of what was `possible`.
+    """Return one row per run, model and task of the mixture: what was `gained` of what was `possible`.
 
     `gained` is P_γ − P_0, `possible` P_1 − P_0, `gain` their ratio, undefined where |P_1 − P_0| is
     below 0.01; `region` names the tasks whose regions the graft is made of, joined by +.

@@ -24,6 +24,7 @@ from skillgraft.analysis.claims.statements import (
     require,
     table,
 )
+from skillgraft.analysis.labels import metric_label
 from skillgraft.config.schema import ClaimConfig
 
 
@@ -31,13 +32,13 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """A lottery ticket (all but the region set to 0) without re-training fails at every sparsity."""
     tickets = sorted(
         columns_of(rows, "lottery_", "/test/score"),
-        key=lambda name: int(name.split("/")[0].removeprefix("lottery_")),
+        key=_steps_of,
     )
     require(rows, "lottery_0/test/score", SCORE)
     rows = learned(rows)
     statements = []
     for name in tickets:
-        steps = name.split("/")[0].removeprefix("lottery_")
+        steps = _steps_of(name)
         kept = rows.assign(kept=rows[name] / rows[FULL])
         # the best of fewer sparsities, or over fewer tasks, is another number
         kept = kept[kept.seed.isin(list(by_seed(kept, "kept")))]
@@ -45,9 +46,9 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         statements.append(
             ClaimStatement(
                 f"ticket trained {steps} steps ÷ fine-tuned, best sparsity",
-                "fails without re-training (here: < 0.95)" if steps == "0" else "needs re-training",
+                "fails without re-training (here: < 0.95)" if steps == 0 else "needs re-training",
                 by_seed(best, "kept"),
-                high=KEPT if steps == "0" else math.inf,
+                high=KEPT if steps == 0 else math.inf,
             )
         )
     ahead = rows.assign(ahead=rows[SCORE] - rows["lottery_0/test/score"])
@@ -55,19 +56,24 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         ClaimStatement("graft − untrained ticket", "> 0", by_seed(ahead, "ahead"), low=0)
     )
     names = {
-        BEFORE: "pretrained",
-        FULL: "finetuned",
+        BEFORE: "pre-trained",
+        FULL: "fine-tuned",
         SCORE: "graft",
-        **{n: n.split("/")[0] for n in tickets},
+        **{n: f"ticket, {_steps_of(n)} steps" for n in tickets},
     }
     parts = [rows.assign(model=names[n], score=rows[n]) for n in (SCORE, *tickets)]
     long = measured_sparsity(pd.concat(parts, ignore_index=True))
     return ClaimResult(
         statements,
-        table(rows, ["task", "sparsity"], {"region/size": "entries", **names}),
-        lambda: plots.curves(long, "score", "model", (BEFORE, FULL)),
+        table(rows, ["task", "sparsity"], {"region/size": "parameters", **names}),
+        lambda: plots.curves(long, "score", "model", metric_label, (BEFORE, FULL)),
         [
             f"sparsity {sparsity:g}: graft − untrained ticket {holm(part, 'ahead', 0)}"
             for sparsity, part in ahead.groupby("sparsity")
         ],
     )
+
+
+def _steps_of(name: str) -> int:
+    """Return for how many steps the ticket of a column (lottery_<steps>/…) was trained."""
+    return int(name.split("/")[0].removeprefix("lottery_"))

@@ -21,6 +21,7 @@ from skillgraft.analysis.claims.statements import (
     require,
     table,
 )
+from skillgraft.analysis.labels import metric_label
 from skillgraft.config.schema import ClaimConfig
 
 
@@ -67,7 +68,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         notes.append(f"{kind}: graft − fine-tuned score{level} {holm(part, 'gap', score)}")
     names = {BEFORE: "pre-trained", FULL: "fine-tuned", SCORE: "graft"}
     columns = {
-        "region/size": "entries",
+        "region/size": "parameters",
         **names,
         "finetuned/test/ece": "ECE, fine-tuned",
         "graft/test/ece": "ECE, graft",
@@ -77,6 +78,6 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     return ClaimResult(
         statements,
         table(rows, ["kind", "task", "sparsity"], columns),
-        lambda: plots.bars(sparsity_in_task(rows), names, "score"),
+        lambda: plots.bars(sparsity_in_task(rows), names, metric_label(rows)),
         notes,
     )

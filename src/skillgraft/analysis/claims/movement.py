@@ -23,6 +23,7 @@ from skillgraft.analysis.claims.statements import (
     single_runs,
     table,
 )
+from skillgraft.analysis.labels import metric_label
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 
@@ -48,7 +49,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         else:
             paper, low, high = "–", -math.inf, math.inf
         name = f"learned − movement at sparsity {sparsity:g}"
-        size = f"({part['region/size'].mean():,.0f} entries)"
+        size = f"({part['region/size'].mean():,.0f} parameters)"
         statements.append(
             ClaimStatement(f"{name} {size}", paper, by_seed(part, "ahead"), low, high)
         )
@@ -57,9 +58,11 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         table(
             both,
             ["task", "sparsity", "selector"],
-            {"region/size": "entries", SCORE: "score", "graft/test/ece": "ECE"},
+            {"region/size": "parameters", SCORE: metric_label(both), "graft/test/ece": "ECE"},
         ),
-        lambda: plots.curves(measured_sparsity(both), SCORE, "selector", (BEFORE, FULL)),
+        lambda: plots.curves(
+            measured_sparsity(both), SCORE, "selector", metric_label, (BEFORE, FULL)
+        ),
         [
             f"sparsity {sparsity:g}: learned − movement {holm(part, 'ahead', 0)}"
             for sparsity, part in by_sparsity(pairs)

@@ -61,7 +61,8 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
                 high=0,
             ),
         ]
-    models = {name: name for name in (*MODELS, "bitfit") if long[name].notna().any()}
+    titles = {**MODELS, "bitfit": "BitFit"}
+    models = {name: title for name, title in titles.items() if long[name].notna().any()}
     return ClaimResult(
         statements,
         table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),

@@ -22,7 +22,7 @@ def columns_of(rows: pd.DataFrame, start: str, end: str) -> list[str]:
 
 
 def measured_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with `x`: the mean measured sparsity of a task's regions of one asked sparsity."""
+    """Return the rows with `x`: the mean measured sparsity of a task's regions of one requested sparsity."""
     keys = ["task", "selector", "sparsity"]
     return rows.assign(x=rows.groupby(keys)["region/sparsity"].transform("mean"))
 
@@ -46,7 +46,7 @@ def learned(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
 
 
 def by_sparsity(rows: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
-    """Return the rows of each requested sparsity for, the smallest first."""
+    """Return the rows of each requested sparsity, the smallest first."""
     return [(float(str(sparsity)), part) for sparsity, part in rows.groupby("sparsity")]
 
 
@@ -71,7 +71,7 @@ def by_training(rows: pd.DataFrame, *keys: str) -> tuple[pd.DataFrame, pd.DataFr
     bias = option(rows, "finetune.trainable", "full") == "bias"
     if bias.all():
         raise InputError(
-            "no run of this sweep trains more than biases: finetune.trainable=full is wanted"
+            "no run of this sweep trains more than biases: add runs with finetune.trainable=full"
         )
     return single_runs(rows[~bias], *keys), single_runs(rows[bias], *keys)
 

@@ -25,6 +25,7 @@ from skillgraft.analysis.claims.statements import (
     single_runs,
     table,
 )
+from skillgraft.analysis.labels import metric_label
 from skillgraft.config.schema import ClaimConfig
 
 
@@ -37,8 +38,8 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     statements = [
         ClaimStatement(
             f"learned graft ÷ fine-tuned at sparsity {sparsity:g} "
-            f"({part['region/size'].mean():,.0f} entries)",
-            "> 0.95 at ≤ 1e-4 (≤ 8,500 entries; GPT-2: 5e-4)" if sparsity <= highest else "–",
+            f"({part['region/size'].mean():,.0f} parameters)",
+            "> 0.95 at ≤ 1e-4 (≤ 8,500 parameters; GPT-2: 5e-4)" if sparsity <= highest else "–",
             by_seed(part, "kept"),
             KEPT if sparsity <= highest else -math.inf,
         )
@@ -51,7 +52,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
             rows,
             ["task", "sparsity", "selector"],
             {
-                "region/size": "entries",
+                "region/size": "parameters",
                 BEFORE: "pre-trained",
                 FULL: "fine-tuned",
                 SCORE: "graft",
@@ -60,7 +61,9 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
                 "graft/test/agreement": "agreement",
             },
         ),
-        lambda: plots.curves(measured_sparsity(rows), SCORE, "selector", (BEFORE, FULL)),
+        lambda: plots.curves(
+            measured_sparsity(rows), SCORE, "selector", metric_label, (BEFORE, FULL)
+        ),
         [f"sparsity {at.sparsity.iloc[0]:g}: graft ÷ fine-tuned {holm(at, 'kept', KEPT)}"]
         if len(at)
         else [],

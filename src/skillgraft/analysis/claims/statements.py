@@ -83,9 +83,7 @@ def single_runs(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     known = groups.nunique().gt(1).any()
     differ = list(dict.fromkeys(name.removeprefix("config/") for name in options if known[name]))
     some = ", ".join(differ[:4]) + ", …" * (len(differ) > 4) or "data or files"
-    raise InputError(
-        f"runs of one task and seed differ in {some}: a sweep for each value is wanted"
-    )
+    raise InputError(f"runs of one task and seed differ in {some}: make one sweep for each value")
 
 
 def table(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd.DataFrame:

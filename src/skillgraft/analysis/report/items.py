@@ -14,11 +14,6 @@ from skillgraft.analysis import plots
 from skillgraft.runtime.files import atomic_write, write_text
 
 SUFFIXES = ("svg", "png", "csv", "tex")  # of a figure's files
-NAMES = {  # of metrics, in the page's table
-    "pretrained": "pre-trained", "finetuned": "fine-tuned", "graft": "graft", "test": "",
-    "accuracy": "accuracy", "ece": "ECE", "relative_gain": "relative gain", "region": "",
-    "size": "entries",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import pandas as pd
 from skillgraft.analysis import collect
 from skillgraft.analysis.claims import judging
 from skillgraft.analysis.claims.selection import BEFORE, FULL, SCORE
-from skillgraft.analysis.report.items import NAMES, SUFFIXES, publish, tabulate
+from skillgraft.analysis.labels import title_of
+from skillgraft.analysis.report.items import SUFFIXES, publish, tabulate
 from skillgraft.analysis.report.parts import PARTS
 from skillgraft.analysis.report.settings import name_settings
 from skillgraft.runtime import progress
@@ -30,7 +31,7 @@ MANIFEST = (
 
 
 def write(root: Path, out: Path) -> Path:
-    """Write the report of a store and return its page. Raises InputError for a store without whole runs.
+    """Write the report of a store and return its page. Raises InputError for a store without complete runs.
 
     What an earlier report left in `out` and this one has not is deleted; other files stay.
     """
@@ -92,7 +93,7 @@ def remove_stale_files(out: Path, files: Sequence[str]) -> None:
 
 
 def runs_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """Return a row a run: what it is, what was measured, and the command that makes it again."""
+    """Return one row per run: what it is, what was measured, and the command that makes it again."""
     options = {"config/shots": "shots", "config/finetune.kind": "fine-tuning"}
     names = ["task", "model", *options, "selector", "sparsity", "seed"]
     scores = [BEFORE, FULL, SCORE]  # where they are not the accuracy
@@ -103,11 +104,7 @@ def runs_table(rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 
 def columns_of(table: pd.DataFrame) -> list[str]:
     """Return the titles of the page's columns: those of the table, metrics in words."""
-    return [
-        ", ".join(filter(None, (NAMES.get(part, part) for part in reversed(name.split("/")))))
-        for name in map(str, table)
-        if name != "id"
-    ]
+    return [title_of(name) for name in map(str, table) if name != "id"]
 
 
 def cells(table: pd.DataFrame) -> list[list[tuple[str, str]]]:

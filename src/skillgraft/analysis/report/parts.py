@@ -11,8 +11,9 @@ from skillgraft.analysis import plots, tables
 from skillgraft.analysis.claims import selection
 from skillgraft.analysis.claims.gains import gains_of
 from skillgraft.analysis.claims.selection import SCORE
+from skillgraft.analysis.labels import metric_label
 from skillgraft.analysis.overlaps import pairs_of, square
-from skillgraft.analysis.report.items import NAMES, Item, graft_of, plain_name
+from skillgraft.analysis.report.items import Item, graft_of, plain_name
 from skillgraft.analysis.report.sequences import forgetting
 from skillgraft.analysis.report.settings import (
     FIXED,
@@ -35,24 +36,28 @@ def curves_of(value: str) -> Callable[[pd.DataFrame, Store], list[Item]]:
             return []
         what = value.rpartition("/")[2]
         levels = [f"{model}/test/{what}" for model in ("pretrained", "finetuned")]
-        label = {"score": "Score", "ece": "ECE"}[what]
+        label = {"score": metric_label(rows), "ece": "ECE"}[what]
         return [
             Item(
                 f"{what}_sparsity",
-                f"{label} against sparsity",
-                "A point is the mean over seeds at the measured sparsity (share of the parameters "
+                f"{label[0].upper()}{label[1:]} against sparsity",
+                "A point is the mean over seeds at the measured sparsity (fraction of parameters "
                 "kept), with its 95 % Student's t interval; lines are the pre-trained (dotted) and "
                 "the fine-tuned model (dashed)."
-                + (
-                    " Score: the task's own metric, accuracy unless F1 or Matthews."
-                    * (what == "score")
-                ),
+                + " Score: each task's own metric, which its panel names."
+                * (label == "score"),
                 intervals(
                     rows,
                     ["task", "selector", "sparsity"],
                     [value, *levels, "region/size", "region/sparsity"],
                 ),
-                plots.curves(selection.measured_sparsity(rows), value, "selector", levels),
+                plots.curves(
+                    selection.measured_sparsity(rows),
+                    value,
+                    "selector",
+                    metric_label if what == "score" else label,
+                    levels,
+                ),
             )
         ]
 
@@ -60,7 +65,7 @@ def curves_of(value: str) -> Callable[[pd.DataFrame, Store], list[Item]]:
 
 
 def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
-    """Return a reliability diagram a task: pre-trained, fine-tuned and graft, seeds pooled."""
+    """Return a reliability diagram per task: pre-trained, fine-tuned and graft, seeds pooled."""
     items = []
     for task, part in one_selector(without_later_stages(rows)).groupby("task"):
         files = [store.run(name) / PREDICTIONS for name in part["id"]]
@@ -75,8 +80,8 @@ def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
             Item(
                 f"reliability_{plain_name(task)}",
                 f"Reliability, {task}",
-                f"Accuracy against confidence on the test rows, {len(frames)} seeds pooled; "
-                f"darker with more rows. {graft_of(part)}",
+                f"Accuracy against confidence on the test examples, {len(frames)} seeds pooled; "
+                f"darker with more examples. {graft_of(part)}",
                 tables.reliability_table(tests, labels),
                 plots.reliability_diagram(tests, labels, str(task)),
             )
@@ -85,7 +90,7 @@ def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
 
 
 def overlaps(rows: pd.DataFrame, store: Store) -> list[Item]:
-    """Return a heat map a selector of the overlap of every two tasks' regions, like tasks side by side."""
+    """Return a heat map per selector of the overlap of every two tasks' regions, like tasks side by side."""
     rows = without_later_stages(rows[~rows["by"].isin(FIXED)])
     found = []
     for selector, part in rows.groupby("selector"):
@@ -120,7 +125,7 @@ def places(rows: pd.DataFrame, store: Store) -> list[Item]:
         if not short:
             continue
         order = sorted(short, key=lambda n: (not short[n].isdigit(), short[n].zfill(4)))
-        # a layer that a region has no entry in is not in its record
+        # a layer in which a region has no parameter is not in its record
         part = rows.fillna(dict.fromkeys(order, 0.0))
         means = part.groupby(["selector", "task"])[order if kind == "layer" else list(short)].mean()
         means.index = [f"{selector}: {task}" for selector, task in means.index]
@@ -185,23 +190,25 @@ def across(files: pd.DataFrame) -> Item:
 def ood(rows: pd.DataFrame, store: Store) -> list[Item]:
     """Return bars of the score on out-of-distribution sets."""
     rows, models = one_selector(without_later_stages(rows)), tuple(MODELS)
-    parts = []
+    parts, metrics = [], set()
     for name in selection.columns_of(rows, "graft/ood/", "/score"):
         other = name.split("/")[2]
         scores = {f"{model}/ood/{other}/score": model for model in models}
         part = rows[["task", "selector", "sparsity", *scores]].rename(columns=scores)
         parts.append(part.assign(task=part["task"] + " → " + other).dropna(subset=["graft"]))
+        metrics.add(metric_label(rows[rows[name].notna()], f"ood/{other}"))
     long = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if long.empty:
         return []
+    label = metrics.pop() if len(metrics) == 1 else "score"
     return [
         Item(
             "ood",
             "Out of distribution",
-            "Score on another data set than the fine-tuning's (trained on → tested on), with 95 % "
+            f"{label} on another data set than the fine-tuning's (trained on → tested on), with 95 % "
             f"Student's t intervals over seeds. {graft_of(rows)}",
             intervals(long, ["task", "selector", "sparsity"], models),
-            plots.bars(long, {model: NAMES[model] for model in models}, "score"),
+            plots.bars(long, MODELS, label),
         )
     ]
 
@@ -224,15 +231,17 @@ def interpolation(rows: pd.DataFrame, store: Store) -> list[Item]:
         for score in sorted({m[2] for m in found})
     ]
     long = pd.concat(parts, ignore_index=True).dropna(subset=["score"])
+    shown = long.rename(columns={"split": "test set"})
+    label = metric_label(rows)
     return [
         Item(
             "interpolation",
             "Between pre-trained and fine-tuned",
-            "Score of the model θ_pre + α Δ (WiSE-FT), of which 0 is the pre-trained and 1 the fine-tuned "
-            "one; the dotted line is the graft on the test. 95 % Student's t intervals. "
+            "The model θ_pre + α Δ (WiSE-FT): at α = 0 the pre-trained, at α = 1 the fine-tuned model; the "
+            "dotted line is the graft on the task's own test set. 95 % Student's t intervals. "
             + graft_of(rows),
             intervals(long, ["task", "split", "x"], ["score"]).rename(columns={"x": "α"}),
-            plots.curves(long, "score", "split", [SCORE], across="α"),
+            plots.curves(shown, "score", "test set", label, [SCORE], across="α"),
         )
     ]
 

@@ -8,6 +8,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from skillgraft.analysis import plots
+from skillgraft.analysis.labels import metric_label
 from skillgraft.analysis.report.items import Item
 from skillgraft.analysis.report.settings import intervals
 from skillgraft.store.folders import Store
@@ -23,16 +24,22 @@ def forgetting(rows: pd.DataFrame, store: Store) -> list[Item]:
         Item(
             "forgetting",
             "Forgetting in sequence",
-            "Score of each task (a panel) from its own stage on, as later tasks are learned: with "
+            "Each task (a panel) from its own stage on, as later tasks are learned: with "
             "grafting in sequence, and with plain sequential fine-tuning; 95 % Student's t intervals.",
             intervals(long, ["mode", "task", "x"], ["score"]).rename(columns={"x": "stage"}),
-            plots.curves(long, "score", "mode", across="stage"),
+            plots.curves(
+                long.rename(columns={"mode": "sequence"}),
+                "score",
+                "sequence",
+                metric_label(rows),
+                across="stage",
+            ),
         )
     ]
 
 
 def sequences(rows: pd.DataFrame, store: Store) -> pd.DataFrame:
-    """Return a row a sequence, seed, stage `x` and task seen so far: its `score` there."""
+    """Return one row per sequence, seed, stage `x` and task seen so far: its `score` there."""
     if "stage" not in rows:
         return pd.DataFrame()
     before = {

@@ -96,7 +96,7 @@ def without_later_stages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def intervals(rows: pd.DataFrame, keys: list[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Return a row a key and measure: mean and Student's t interval over seeds, and their number."""
+    """Return one row per key and measure: mean and Student's t interval over seeds, and their number."""
     known = [name for name in dict.fromkeys(measures) if name in rows]
     long = rows.melt(keys, known, var_name="measure").dropna(subset=["value"])
     groups = long.groupby([*keys, "measure"], sort=True, dropna=False)["value"]
