@@ -353,7 +353,8 @@ def test_a_stopped_run_leaves_no_process(
     finally:
         process.kill()
     said = (tmp_path / "stderr").read_text()
-    assert (f"stopped by {number.name}; run the same command to resume" in said) == stopped
+    cause = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert (f"interrupted ({cause}); run the same command to resume" in said) == stopped
     assert "Traceback" not in said
     assert bool(list(tmp_path.glob(f".partial/*/{distributed.FOLDER}"))) != stopped
     checkpoints = list(tmp_path.glob(".partial/finetuned-*/resume.safetensors"))

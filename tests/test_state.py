@@ -65,6 +65,14 @@ def test_a_signal_outside_training_ends_the_run_at_once(
     assert signal.getsignal(signal.SIGUSR2) is handler
 
 
+@pytest.mark.parametrize(
+    ("number", "cause"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")]
+)
+def test_an_interruption_names_its_cause_and_exit_code(number: signal.Signals, cause: str) -> None:
+    error = signals.Interrupted(number)
+    assert (error.code, error.cause) == (128 + number, cause)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_in_training_leaves_a_checkpoint_of_that_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

@@ -74,7 +74,7 @@ def main() -> None:
         if not whole:
             sys.exit(1)
     except KeyboardInterrupt:  # before a run has begun
-        print("skillgraft: interrupted; run the same command to resume", file=sys.stderr)
+        print("skillgraft: interrupted (Ctrl-C); run the same command to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # as in `skillgraft --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,7 +42,7 @@ def run(cfg: RunConfig, folders: Sequence[Path] = (), job: Path | None = None) -
             with job_state.recorded(job / names.RUN_FILE, id=None) as tell:
                 return find_or_make(cfg, folders, job, tell)
         except signals.Interrupted as error:
-            log.error("stopped by %s; run the same command to resume", error.name)
+            log.warning("interrupted (%s); run the same command to resume", error.cause)
             raise
 
 

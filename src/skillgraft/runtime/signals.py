@@ -26,6 +26,7 @@ class Interrupted(SystemExit):
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.name = signal.Signals(number).name
+        self.cause = "Ctrl-C" if number == signal.SIGINT else self.name  # in words for people
 
 
 def handle(number: int, _frame: FrameType | None) -> None:
