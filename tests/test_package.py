@@ -1,9 +1,8 @@
-"""What users get: the wheel, the sweep files, and a README whose commands are true."""
+"""What users get: the wheel with its configuration, sweep files and license, and the lock."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 import sysconfig
@@ -11,35 +10,28 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from runs import SMALL, command, composed
+from runs import SMALL, composed
 from skillgraft.config.keys import dotted_keys
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def readme_commands() -> list[str]:
-    """Return every `skillgraft` or `grafts` line of the README's shell blocks, continuations joined."""
-    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", README, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [
-        line.split("  #")[0].strip() for line in lines if re.match(r"(skillgraft|grafts) ?", line)
-    ]
+KEYS = ROOT / "conf" / "README.md"  # the table of all keys
 
 
 def key_table() -> Iterator[tuple[str, str | None]]:
-    """Yield every key of the README's table with its default, None where a group gives it.
+    """Yield every key of the table in conf/README.md with its default, None where a group gives it.
 
     Keys of one row are a.b, .c: all but the first without what they share.
     """
-    table = README.partition("<!-- keys -->")[2].partition("\n\n")[0]
+    table = KEYS.read_text(encoding="utf-8").partition("<!-- keys -->")[2].partition("\n\n")[0]
     for line in table.strip().splitlines()[2:]:
         named, given, *_ = line.strip("| ").split(" | ")
         first, *rest = re.findall("`([^`]+)`", named)
@@ -59,12 +51,6 @@ def test_the_table_of_keys_is_the_schema_with_its_defaults() -> None:
         if text is not None:
             found = OmegaConf.select(flat, f"at.{key}")
             assert found == OmegaConf.create(f"value: {text}").value, key
-
-
-def test_the_picture_is_small_and_there() -> None:
-    (name,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert (ROOT / name).read_text(encoding="utf-8").startswith("<?xml")
-    assert (ROOT / name).stat().st_size < 100_000
 
 
 def test_top_level_is_what_it_should_be() -> None:
@@ -129,6 +115,22 @@ def test_wheel_has_the_configuration_and_the_model(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".pickle"))]
 
 
+def test_wheel_has_the_license_and_the_citation(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (info,) = {n.split("/")[0] for n in archive.namelist() if ".dist-info/" in n}
+    facts = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+    assert facts["License-Expression"] == "Apache-2.0"
+    files = {name.rpartition("/")[2]: name for name in facts.get_all("License-File", [])}
+    assert sorted(files) == ["CITATION.cff", "LICENSE"]
+    texts = {n: archive.read(f"{info}/licenses/{file}").decode() for n, file in files.items()}
+    assert "Apache License" in texts["LICENSE"]
+    assert "END OF TERMS AND CONDITIONS" in texts["LICENSE"]
+    citation = yaml.safe_load(texts["CITATION.cff"])
+    assert citation["version"] == facts["Version"]
+    assert citation["license"] == facts["License-Expression"]
+    assert citation["references"][0]["year"] == 2023
+
+
 def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     """Installed without its dependencies, which come from a look into the test environment."""
     place = tmp_path / "venv"
@@ -169,27 +171,3 @@ def test_the_lock_lies_within_the_bounds() -> None:
     for requirement in map(Requirement, wanted):
         version = lock[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), requirement.name
-    assert f"torch=={lock['torch']} " in README  # what machines without a GPU install first
-
-
-def test_both_installs_of_the_readme_keep_to_the_lock() -> None:
-    blocks = re.findall(r"```sh\n(python3 -m venv .*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
-    assert all("pip install -c .ci/constraints.txt " in block for block in blocks)
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_readme_command(line: str, tmp_path: Path) -> None:
-    """Runs of the program are composed; of `grafts`, the options are checked."""
-    program, *arguments = shlex.split(line)
-    if program == "skillgraft":
-        if "-m" in arguments:  # Hydra shows no configuration of a sweep: its first job's will do
-            arguments = [a.split(",")[0] for a in arguments if a != "-m"]
-        shown = command(*arguments, "--cfg", "hydra", cwd=tmp_path)
-        assert shown.returncode == 0, shown.stderr
-        assert "hydra:" in shown.stdout or "Powered by Hydra" in shown.stdout
-    else:
-        shown = command(arguments[0], "--help", cwd=tmp_path, program="grafts")
-        assert shown.returncode == 0, shown.stderr
-        for option in (a.split("=")[0] for a in arguments if a.startswith("--")):
-            assert option in shown.stdout

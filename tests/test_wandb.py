@@ -30,7 +30,8 @@ from skillgraft.store import checksums, index, metric_names
 from skillgraft.store.folders import Store
 from skillgraft.tracking import dashboard, sync, wandb_names
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "src" / "skillgraft" / "README.md").read_text(encoding="utf-8")
 LEARNED = (
     *(option for option in TINY if not option.startswith(("logger", "task.ood"))),
     "task.ood=[toy_gadget]",
