@@ -37,6 +37,7 @@ READMES = [
 NAMES = [path.relative_to(ROOT).as_posix() for path in READMES]
 TOP = READMES[0].read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SWEEPS = ("embedded=", "paper=", "beyond=", "sweep=")
 LAUNCHERS = {
     "cores": "hydra_plugins.hydra_joblib_launcher",
     "slurm": "hydra_plugins.hydra_submitit_launcher",
@@ -73,7 +74,8 @@ def test_skillgraft_command_composes(line: str, tmp_path: Path) -> None:
     """The configuration of the command, or of a sweep's first job, is composed and fits the schema."""
     options = get_args_parser().parse_args(words(line))
     overrides = list(options.overrides)
-    if options.multirun:
+    sweeps = any(word.startswith(SWEEPS) for word in overrides)  # their files say MULTIRUN
+    if options.multirun or sweeps:
         overrides = [word if "[" in word else word.split(",")[0] for word in overrides]
     for launcher, module in LAUNCHERS.items():
         if f"hydra/launcher={launcher}" in overrides:
