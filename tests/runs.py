@@ -14,10 +14,12 @@ from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
 
 from skillgraft.config import packages
-from skillgraft.config.compose import register
-from skillgraft.config.schema import RunConfig
+from skillgraft.config.compose import expand, register
+from skillgraft.config.schema import ResolvedConfig, RunConfig
 from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.job import JobContext
 
+CONTEXT = JobContext(config_folders=(packages.CONF,))  # of a run that is made in this process
 # A run of a few seconds: the embedded model, few steps, little data.
 SMALL = (
     "shots=8",
@@ -53,11 +55,16 @@ def composed(*overrides: str) -> RunConfig:
         return cast(RunConfig, compose("run", overrides=list(overrides)))
 
 
+def expanded(*overrides: str) -> ResolvedConfig:
+    """Return the configuration that the command line would compose, with the tasks that it names."""
+    return expand(composed(*overrides), [packages.CONF])
+
+
 def make(store: Path, *overrides: str) -> Path:
     """Make a run in this process and return its folder."""
     from skillgraft.experiments.run import run
 
-    return run(composed(f"store={store}", *overrides), [packages.CONF])
+    return run(composed(f"store={store}", *overrides), CONTEXT)
 
 
 def refused(store: Path, words: Sequence[str], *overrides: str) -> None:

@@ -69,7 +69,7 @@ def add(root: Path, n: int, **changed: Any) -> Path:
     return partial.rename(root / record["id"])
 
 
-def pretend(making: Making, job: Path | None) -> None:
+def pretend(making: Making) -> None:
     """Stand for Making.make: put the run into the store with made-up metrics."""
     cfg, identity = making.cfg, making.identity
     names = (
@@ -82,7 +82,7 @@ def pretend(making: Making, job: Path | None) -> None:
         "stage",
     )
     add(
-        making.place.root,
+        making.store.root,
         cfg.seed,
         task=cfg.task.name,
         selector=cfg.graft.selector.value,

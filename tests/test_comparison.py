@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_evaluate import predictions, softmax
 from test_training import Killed
 
-from runs import FEW, TINY, composed, make, refused, results
+from runs import FEW, TINY, composed, expanded, make, refused, results
 from skillgraft.config import choices
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation import calibration, predict
@@ -193,7 +193,7 @@ def by_hand(full: Path, build) -> np.ndarray:
             inside = torch.zeros(p.numel(), dtype=torch.bool)
             inside[graft.indices[name]] = True
             p.copy_(build(p.data.clone(), after[name], inside.view(p.shape)))
-    rows = encoder.make_encoder(cfg, tokenizer, 128)(loading.load(cfg).test)
+    rows = encoder.make_encoder(cfg, tokenizer, 128)(loading.load(expanded(*TINY, *MOVED)).test)
     return predict.predict(classifier, rows, tokenizer.pad_token_id, 64)
 
 

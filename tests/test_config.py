@@ -10,11 +10,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ReadonlyConfigError
 
 import runs
 from runs import command
@@ -47,7 +48,7 @@ def refused(*overrides: str, folders: tuple[Path, ...] = (packages.CONF,)) -> st
     def settle() -> None:
         cfg = composed(*overrides)
         validation.check(cfg)
-        compose.expand(cfg, list(folders))
+        compose.expand(cfg, folders)
 
     with pytest.raises((InputError, *messages.COMPOSITION_ERRORS)) as error:
         settle()
@@ -261,8 +262,8 @@ def test_every_task_passes(task: str) -> None:
         return
     cfg = composed(f"task={task}")
     validation.check(cfg)
-    compose.expand(cfg, [packages.CONF])
-    assert list(cfg.ood) == list(cfg.task.ood)
+    expanded = compose.expand(cfg, [packages.CONF])
+    assert list(expanded.ood_tasks) == list(cfg.task.ood)
     assert cfg.task.name == task
     read = compose.task_file(task, "task.ood", [packages.CONF])  # as a task that another names
     read.ood = cfg.task.ood
@@ -305,12 +306,50 @@ def test_keys_are_the_whole_configuration() -> None:
     def walk(node: dict[str, Any], prefix: str = "") -> set[str]:
         names = {prefix + name for name in node}
         for name, value in node.items():
-            free = ("ood", "others", "task.verbalizer", "task.ood_labels", "model.blocks")
+            free = ("task.verbalizer", "task.ood_labels", "model.blocks")
             if isinstance(value, dict) and prefix + name not in free:
                 names |= walk(value, f"{prefix}{name}.")
         return names
 
-    assert walk(compose.plain(composed())) == set(KEYS)
+    claim = {name for name in KEYS if name.startswith("claim.")}
+    assert walk(compose.plain(composed())) == set(KEYS) - claim
+    assert walk(compose.plain(composed("embedded=adamw"))) == set(KEYS)
+
+
+def test_a_claim_stands_where_a_sweep_file_states_it(tmp_path: Path) -> None:
+    assert composed().claim is None
+    stated = composed("embedded=adamw", "claim.sparsity=0.5").claim
+    assert stated is not None
+    assert (stated.name, stated.sparsity) == ("adamw", 0.5)
+    refused = command("--cfg", "job", "claim.sparsity=0.5", cwd=tmp_path)
+    assert refused.stderr.startswith("skillgraft: claim: only a sweep file can state one")
+    assert refused.returncode == 1
+
+
+def test_what_the_program_fills_in_is_no_key_of_the_users() -> None:
+    shown = compose.plain(composed())
+    assert not {"ood", "others", "ood_tasks", "other_tasks"} & set(shown)
+    assert "no key 'ood_tasks'" in refused("+ood_tasks.mine.name=mine")
+
+
+def test_a_configuration_that_is_expanded_is_another() -> None:
+    """The user's may be read-only, and is as it was; a copy that is changed is read-only itself."""
+    mixture = ("finetune=multitask", "finetune.tasks=[toy_film,toy_topic]")
+    for overrides in ((), mixture):
+        cfg = composed(*overrides)
+        before = compose.plain(cfg)
+        OmegaConf.set_readonly(cast(DictConfig, cfg), True)
+        expanded = compose.expand(cfg, [packages.CONF])
+        other = compose.changed(expanded, {"seed": 7, "task.verbalizer": {"a": "b"}})
+        assert compose.plain(cfg) == before
+        assert compose.plain(expanded) | {"seed": 7} != compose.plain(other)
+        assert (expanded.seed, other.seed, dict(other.task.verbalizer)) == (13, 7, {"a": "b"})
+        with pytest.raises(ReadonlyConfigError):
+            other.seed = 8
+        with pytest.raises(ReadonlyConfigError):
+            other.task.ood = []
+    assert list(expanded.other_tasks) == ["toy_topic"]
+    assert (list(cfg.task.ood) != [], list(expanded.task.ood)) == (True, [])
 
 
 # ------------------------------------------------------------------------------- the task table
@@ -717,9 +756,8 @@ def test_a_task_of_the_users_that_stands_on_another(tmp_path: Path, base: str) -
     own_task(tmp_path, "mine", MINE.format(base=base))
     shown = command("--config-dir", str(tmp_path), "task=mine", "--cfg", "job", cwd=tmp_path)
     hydras = OmegaConf.create(yaml.safe_load(shown.stdout)["task"])
-    cfg = composed("task.ood=[mine]")
-    compose.expand(cfg, [packages.CONF, tmp_path])
-    found = compose.plain(cfg.ood["mine"])
+    cfg = compose.expand(composed("task.ood=[mine]"), [packages.CONF, tmp_path])
+    found = compose.plain(cfg.ood_tasks["mine"])
     assert found == compose.plain(hydras) | {"ood": []}
     assert found["max_length"] == 32
     assert found["verbalizer"]["positive"] == ("great" if base == "_self_" else "nice")

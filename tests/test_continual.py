@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_training import Killed
 
-from runs import FEW, TINY, composed, make, refused, results
+from runs import FEW, TINY, composed, expanded, make, refused, results
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation import predict
 from skillgraft.experiments import making
@@ -112,7 +112,9 @@ def test_a_sequence_is_the_pretrained_model_and_its_grafts(stages: list[Path]) -
         classifier = pretrained.load_model(cfg, where, tokenizer)
         for stage in stages:
             graft_of(stage).apply(classifier)
-        rows = encoder.make_encoder(cfg, tokenizer, 128)(loading.load(cfg).test)
+        rows = encoder.make_encoder(cfg, tokenizer, 128)(
+            loading.load(expanded(*MOVED, f"task={task}")).test
+        )
         expected = predict.predict(classifier, rows, tokenizer.pad_token_id, 64)
         own = task == TASKS[2]
         name = "predictions.parquet" if own else f"predictions-{task}.parquet"

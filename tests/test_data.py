@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import runs
 from skillgraft.config import compose, packages
-from skillgraft.config.schema import RunConfig
+from skillgraft.config.schema import ResolvedConfig, RunConfig
 from skillgraft.runtime.errors import InputError
 from skillgraft.tasks import leaks, loading, parsing, readers, sampling
 from skillgraft.tasks.rows import SPLITS, Row, TaskData, is_pair
@@ -39,6 +39,11 @@ def _composed(*overrides: str) -> RunConfig:
 def composed(*overrides: str) -> RunConfig:
     """Return a configuration of one's own; each is composed once."""
     return copy.deepcopy(_composed(*overrides))
+
+
+def expanded(*overrides: str) -> ResolvedConfig:
+    """Return a configuration with the tasks that it names."""
+    return compose.expand(_composed(*overrides), [packages.CONF])
 
 
 def write(path: Path, records: Records) -> Path:
@@ -70,12 +75,11 @@ def folder(root: Path, task: str = "cr", **splits: Records) -> Path:
     return root
 
 
-def settings_of(root: Path, *overrides: str, task: str = "cr") -> RunConfig:
+def settings_of(root: Path, *overrides: str, task: str = "cr") -> ResolvedConfig:
     small = () if any(o.startswith("shots=") for o in overrides) else ("shots=4",)
     cfg = composed(f"task={task}", "task.ood=[]", *small, *overrides)
     cfg.data_dir = str(root)
-    compose.expand(cfg, [packages.CONF])
-    return cfg
+    return compose.expand(cfg, [packages.CONF])
 
 
 def load(root: Path, *overrides: str, task: str = "cr") -> TaskData:
@@ -293,8 +297,7 @@ CUSTOM = (
 
 
 def custom(tmp_path: Path, *overrides: str) -> TaskData:
-    cfg = composed("task=custom", *CUSTOM, "shots=4", *overrides)
-    return loading.load(cfg)
+    return loading.load(expanded("task=custom", *CUSTOM, "shots=4", *overrides))
 
 
 @pytest.mark.parametrize("missing", ["train", "validation", "test"])
@@ -612,7 +615,7 @@ def test_ood_in_another_order_of_labels(tmp_path: Path) -> None:
     (tmp_path / "conf" / "task" / "reversed.yaml").write_text(text)
     folder(tmp_path, "reversed", test=rows(4, "other", (0, 1)))
     cfg = composed("task=cr", f"data_dir={tmp_path}", "shots=4", "task.ood=[reversed]")
-    compose.expand(cfg, [packages.CONF, tmp_path / "conf"])
+    cfg = compose.expand(cfg, [packages.CONF, tmp_path / "conf"])
     assert [row.label for row in loading.load(cfg).ood["reversed"]] == [1, 0, 1, 0]
 
 
@@ -620,7 +623,7 @@ def test_ood_that_cannot_be_mapped(tmp_path: Path) -> None:
     nli(tmp_path)
     cfg = composed("task=rte", f"data_dir={tmp_path}", "shots=4", "task.ood=[mnli]")
     cfg.task.ood_labels = {"neutral": "not_entailment"}
-    compose.expand(cfg, [packages.CONF])
+    cfg = compose.expand(cfg, [packages.CONF])
     expected = r"mnli.*row 3: label 'contradiction' of task mnli is none of.*task\.ood_labels"
     with pytest.raises(InputError, match=expected):
         loading.load(cfg)
@@ -703,7 +706,7 @@ def dataset(columns: dict[str, Sequence[Any]], label: str, names: Sequence[str] 
 
 
 def from_hub(task: str, *overrides: str) -> TaskData:
-    return loading.load(composed(f"task={task}", "task.ood=[]", "shots=2", *overrides))
+    return loading.load(expanded(f"task={task}", "task.ood=[]", "shots=2", *overrides))
 
 
 def test_hub_columns_and_unlabelled_rows(hub) -> None:
@@ -798,7 +801,7 @@ HUB_TASKS = (
 @pytest.mark.parametrize("task", HUB_TASKS.split())
 def test_every_hub_task_reads_its_own_columns(hub, task: str) -> None:
     """The names in conf/task reach the columns that the data set has, of whatever kind."""
-    cfg = composed(f"task={task}", "task.ood=[]", "shots=2")
+    cfg = expanded(f"task={task}", "task.ood=[]", "shots=2")
     source, pair = cfg.task.hub, is_pair(cfg.task)
     names = list(source.labels) or list(cfg.task.labels)
     texts = [source.columns.text_a, source.columns.text_b] if pair else [source.columns.text]
@@ -815,7 +818,7 @@ def test_every_hub_task_reads_its_own_columns(hub, task: str) -> None:
 
 
 def test_embedded_rows_need_no_files() -> None:
-    loaded = loading.load(composed("task=toy_film", "task.ood=[]", "shots=3"))
+    loaded = loading.load(expanded("task=toy_film", "task.ood=[]", "shots=3"))
     assert counts(loaded.train) == counts(loaded.validation) == {0: 3, 1: 3}
 
 
@@ -837,7 +840,7 @@ def test_csv_text_is_not_interpreted(tmp_path: Path) -> None:
 )
 def test_what_is_there_and_has_no_value(tmp_path: Path, name, content, expected) -> None:
     (tmp_path / name).write_text(content)
-    cfg = composed("task=custom", "task.name=mine", f"task.train={tmp_path / name}",
+    cfg = expanded("task=custom", "task.name=mine", f"task.train={tmp_path / name}",
                    f"task.test={tmp_path / name}", "task.template='*text* It was *mask*.'",
                    "task.labels=[no,yes]", "task.verbalizer=[bad,good]")  # fmt: skip
     with pytest.raises(InputError, match=expected):

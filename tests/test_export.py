@@ -82,14 +82,14 @@ def test_a_graft_file_alone_wants_its_model_named(folder: Path, run: Path) -> No
 
 def texts_of(run: Path, *overrides: str) -> tuple[list[str], np.ndarray]:
     """Return the test texts of a run, and what its graft made of them."""
-    from runs import composed
+    from runs import expanded
     from skillgraft.tasks import loading
 
     frame = pd.read_parquet(run / "predictions.parquet")
     stored = prediction_files.from_frame(
         frame[(frame["model"] == "graft") & (frame["split"] == "test")]
     )
-    return [row.text for row in loading.load(composed(*overrides)).test], stored["graft"]["test"]
+    return [row.text for row in loading.load(expanded(*overrides)).test], stored["graft"]["test"]
 
 
 def test_a_linear_head_goes_beside_the_encoder(folder: Path) -> None:

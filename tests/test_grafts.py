@@ -21,8 +21,8 @@ from skillgraft.analysis import plots
 from skillgraft.cli import program
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.embedded import MODEL
-from skillgraft.runtime import files, progress
-from skillgraft.store import garbage, index, job_state
+from skillgraft.runtime import files
+from skillgraft.store import garbage, index
 
 GROUP = get_command(program.app).commands  # type: ignore[attr-defined]
 # How each command is called in a store `runs` with the runs `a` and `b`; a new command needs a line.
@@ -206,13 +206,3 @@ def test_a_table_is_drawn_on_a_terminal_that_has_room_for_it(
     assert (shown == plain) == (width == 40)
     for word in re.findall(r"[\w./-]*\w", plain):
         assert word in shown
-
-
-def test_no_progress_is_for_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[list[bool]] = []
-    monkeypatch.setattr(
-        job_state, "unfinished", lambda _: said.append(list(progress.unwanted)) or []
-    )
-    for options in ([], ["--no-progress"], []):
-        CliRunner().invoke(program.app, [*options, "list", "nothing"])
-    assert said == [[], [True], []]

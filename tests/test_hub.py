@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from runs import composed
+from runs import composed, expanded
 from skillgraft.config import validation
 from skillgraft.embedded import MODEL, generator
 from skillgraft.models import checkpoint_files
@@ -64,7 +64,7 @@ def test_data_set_in_the_layout_of_the_hub(tmp_path: Path, monkeypatch: pytest.M
         frame = pd.DataFrame({"sentence": frame["text"], "label": frame["label"].map(names.index)})
         (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
         frame.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
-    cfg = composed(
+    cfg = expanded(
         "task.source=hub",
         f"task.hub.path={tmp_path / 'set'}",
         "task.hub.validation=validation",
@@ -72,6 +72,6 @@ def test_data_set_in_the_layout_of_the_hub(tmp_path: Path, monkeypatch: pytest.M
         "task.hub.labels=[positive,negative]",
         "task.ood=[]",
     )
-    embedded = composed("task.ood=[]")
+    embedded = expanded("task.ood=[]")
     validation.check(cfg)
     assert loading.load(cfg).digest() == loading.load(embedded).digest()

@@ -12,14 +12,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from runs import composed
-from skillgraft.config import compose, packages, validation
-from skillgraft.config.schema import RunConfig
+from runs import CONTEXT, composed
+from skillgraft.experiments.resolve import resolve
 from skillgraft.runtime.files import write_json
 from skillgraft.store import references
-from skillgraft.store.identity import Identity, identify
-from skillgraft.tasks import loading
-from skillgraft.tasks.rows import TaskData
+from skillgraft.store.identity import Identity
 
 MIXTURE = ("finetune=multitask", "finetune.tasks=[toy_film,toy_topic]")
 SEQUENCE = ("continual.tasks=[toy_film,toy_topic]",)
@@ -123,26 +120,15 @@ DIGESTS: dict[tuple[str, ...], dict[str, str]] = {
 }
 
 
-def resolved(*overrides: str) -> tuple[RunConfig, TaskData]:
-    """Return a run's configuration, filled in as before it is named, and its rows."""
-    cfg = composed(*overrides)
-    validation.check(cfg)
-    cfg.task.verbalizer = validation.verbalizer(cfg.task)
-    compose.expand(cfg, [packages.CONF])
-    references.absolute_paths(cfg)
-    references.resolve_after(cfg)
-    rows = loading.load(cfg)
-    references.resolve_paths(cfg, rows)
-    return cfg, rows
-
-
 @pytest.fixture
 def identity(tmp_path: Path):
     """Return what names the run of some overrides; its store is empty."""
 
     def named(*overrides: str, size: int | None = None) -> Identity:
-        cfg, rows = resolved(f"store={tmp_path / 'runs'}", *overrides)
-        return identify(cfg, rows, size)
+        with pytest.MonkeyPatch.context() as patch:
+            if size is not None:  # of a run that the store does not have
+                patch.setattr(references, "matched_size", lambda *_: size)
+            return resolve(composed(f"store={tmp_path / 'runs'}", *overrides), CONTEXT).identity
 
     return named
 
@@ -159,9 +145,9 @@ def write_graft(file: Path, task: str) -> Path:
 
 def write_stage(folder: Path) -> Path:
     """Write what of the first stage of a sequence names the second."""
-    cfg, _ = resolved(f"store={folder.parent}", *SEQUENCE, "task=toy_film")
+    found = resolve(composed(f"store={folder.parent}", *SEQUENCE, "task=toy_film"), CONTEXT)
     folder.mkdir()
-    OmegaConf.save(cfg, folder / "config.yaml")
+    OmegaConf.save(found.cfg, folder / "config.yaml")
     write_json(
         folder / "status.json", {"id": "first", "model": "tiny", "same_outcome": "0123456789"}
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stores import pretend
 
-from runs import TINY, composed, make
+from runs import CONTEXT, TINY, composed, expanded, make
 from skillgraft.config import compose, packages
 from skillgraft.experiments import making, run
 from skillgraft.runtime import files
@@ -51,9 +52,8 @@ def test_whole_run_is_found_without_its_data(
 
 def test_job_knows_its_run(made: Made, tmp_path: Path) -> None:
     folder = made()
-    again = run.run(
-        composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random"), [packages.CONF], tmp_path
-    )
+    cfg = composed(f"store={tmp_path / 'runs'}", *TINY, "graft=random")
+    again = run.run(cfg, replace(CONTEXT, folder=tmp_path))
     assert again == folder
     assert files.read_json(tmp_path / names.RUN_FILE)["id"] == folder.name
 
@@ -97,8 +97,8 @@ def test_file_that_comes_into_a_data_folder(made: Made, tmp_path: Path) -> None:
 
 def test_files_that_an_ood_task_stands_on() -> None:
     """A base that changes, or that comes into a folder, makes the answer another."""
-    cfg, folders = composed("task.ood=[toy_book_long]"), [packages.CONF, Path("own")]
-    compose.expand(cfg, folders)
+    folders = [packages.CONF, Path("own")]
+    cfg = compose.expand(composed("task.ood=[toy_book_long]"), folders)
     places = set(job_cache.places_of(cfg, folders))
     for name in ("toy_book_long", "toy_book", "_toy_sentiment", "_toy"):
         assert {folder / "task" / f"{name}.yaml" for folder in folders} <= places
@@ -126,7 +126,7 @@ def test_what_depends_on_more_is_not_remembered(tmp_path: Path) -> None:
         (f"continual.init_from={tmp_path}",),
     ):
         assert job_cache.entry(composed(*TINY, "graft=random", *overrides), [packages.CONF]) is None
-    hub = composed("task=sst2", "task.ood=[]", *(o for o in TINY if "ood" not in o))
+    hub = expanded("task=sst2", "task.ood=[]", *(o for o in TINY if "ood" not in o))
     assert job_cache.reads(hub, [packages.CONF]) is None
 
 

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from runs import FEW, TINY, command, composed, results
 
+from runs import FEW, TINY, command, composed, results
+from skillgraft.cli.sweep_recorder import SweepRecorder
 from skillgraft.config import launchers as launching
 from skillgraft.config import packages
 from skillgraft.config.compose import register
@@ -196,7 +197,7 @@ def test_an_explicit_n_jobs_is_obeyed_with_a_warning(
         "hydra/launcher=cores", f"hydra.launcher.n_jobs={n_jobs}", "threads=2", f"store={tmp_path}"
     )
     with caplog.at_level(logging.WARNING):
-        sweep.SweepRecorder().on_multirun_start(cfg)
+        SweepRecorder().on_multirun_start(cfg)
     assert cfg.hydra.launcher.n_jobs == int(n_jobs)
     assert ("2 would fit" in caplog.text) is warned
     assert len(sweep.begun) == 1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import composed
-from skillgraft.config import compose, packages
+from runs import expanded
+from skillgraft.config import packages
 from skillgraft.experiments import provenance
 from skillgraft.runtime.digests import file_digest
 
@@ -84,8 +84,7 @@ def test_files_of_a_folder_of_data(tmp_path: Path) -> None:
     for name in (*read, "cr/train.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    cfg = composed("task=sst2", f"data_dir={tmp_path}", "task.ood=[cr]")
-    compose.expand(cfg, [packages.CONF])
+    cfg = expanded("task=sst2", f"data_dir={tmp_path}", "task.ood=[cr]")
     found = provenance.files(cfg, tmp_path / "cache")
     below = {Path(path) for path in found if tmp_path in Path(path).parents}
     assert {path.relative_to(tmp_path).as_posix() for path in below} == read

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from runs import FEW, TINY, make
 from typer.testing import CliRunner
 
+from runs import FEW, TINY, make
 from skillgraft.analysis import collect, plots
 from skillgraft.analysis.report import parts, settings
 from skillgraft.analysis.report.page import MANIFEST, write
@@ -108,7 +108,10 @@ def test_every_figure_and_table_has_its_files(out: Path) -> None:
 
 def test_what_has_no_data_is_left_out_and_said(out: Path) -> None:
     first, second = sections((out / "index.html").read_text())
-    assert "Not shown (no matching runs): out of distribution; between pre-trained and fine-tuned." in first
+    assert (
+        "Not shown (no matching runs): out of distribution; between pre-trained and fine-tuned."
+        in first
+    )
     assert "overlap of tasks&#39; regions; " in second
     assert "forgetting in sequence." in second
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from runs import SIZED, SMALL, TINY, command, composed, make, refused
+from runs import SIZED, SMALL, TINY, command, composed, expanded, make, refused
 from skillgraft.core.graft import Graft
 from skillgraft.experiments import provenance
 from skillgraft.experiments.making import deterministic
@@ -109,9 +109,7 @@ def test_graft_applied_to_a_fresh_model_gives_the_stored_predictions(film: Path)
     Graft.load(film / "graft.safetensors").apply(model)
     from skillgraft.tasks import loading
 
-    cfg = composed(*SMALL)
-    cfg.task.ood = []
-    rows = loading.load(cfg).test[:10]
+    rows = loading.load(expanded(*SMALL)).test[:10]
     frame = pd.read_parquet(film / "predictions.parquet")
     stored = frame[(frame.model == "graft") & (frame.split == "test")].head(10)
     words = tokenizer.convert_tokens_to_ids(["terrible", "great"])
@@ -188,7 +186,7 @@ def test_lightning_learns_the_region_that_localize_learns(tmp_path: Path) -> Non
     tokenizer = load_tokenizer(where)
     pretrained, finetuned = (load_model(cfg, where, tokenizer) for _ in range(2))
     finetuned.restore(load_file(next((tmp_path / ".finetuned").iterdir()) / "weights.safetensors"))
-    rows = loading.load(cfg)
+    rows = loading.load(expanded(*options))
     encoder = make_encoder(cfg, tokenizer, 128)
     train, validation = encoder(rows.train), encoder(rows.validation)
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf, open_dict
 from runs import TINY, command, composed
 from skillgraft.analysis.claims import finding
 from skillgraft.cli import skillgraft
+from skillgraft.cli.sweep_recorder import SweepRecorder
 from skillgraft.config import packages, validation
 from skillgraft.config.compose import expand, register
 from skillgraft.experiments import sweep
@@ -259,7 +260,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
             cfg = compose("run", [*base, f"hydra.sweep.dir={jobs}"], return_hydra_config=True)
         with open_dict(cfg):
             cfg.hydra.overrides.task = given
-        sweep.SweepRecorder().on_multirun_start(cfg)
+        SweepRecorder().on_multirun_start(cfg)
         return jobs
 
     return start

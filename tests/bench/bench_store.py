@@ -22,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stores import add, pretend, status
 
-from runs import composed
-from skillgraft.config import packages
+from runs import CONTEXT, composed
 from skillgraft.experiments import making, run, summary
 from skillgraft.store import index
 
@@ -52,7 +51,7 @@ def jobs(root: Path, number: int, runs: int, *overrides: str) -> None:
     def take(n: int) -> tuple[float, float]:
         cfg = composed(f"store={root}", f"seed={n}", *overrides)
         start, busy = time.perf_counter(), time.process_time()
-        run.run(cfg, [packages.CONF])
+        run.run(cfg, CONTEXT)
         return time.perf_counter() - start, time.process_time() - busy
 
     kind = " ".join(o for o in overrides if not o.startswith(("logger", "threads")))

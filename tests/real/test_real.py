@@ -113,13 +113,11 @@ def test_autoregressive_on_smollm2(tmp_path: Path) -> None:
      "yelp", "imdb"],
 )  # fmt: skip
 def test_every_data_set_is_read(task: str) -> None:
-    from runs import composed
-    from skillgraft.config import compose, packages
+    from runs import expanded
     from skillgraft.tasks import loading
 
     local = ["task.ood=[mnli]"] if task == "qnli" else []  # snli is not there
-    cfg = composed(f"task={task}", f"data_dir={DATA}", *local)
-    compose.expand(cfg, [packages.CONF])
+    cfg = expanded(f"task={task}", f"data_dir={DATA}", *local)
     rows = loading.load(cfg)
     assert len(rows.test) > 200
     assert {row.label for row in rows.test} == set(range(len(cfg.task.labels)))
@@ -130,11 +128,9 @@ def test_every_data_set_is_read(task: str) -> None:
 @pytest.mark.parametrize(("task", "ood", "shared"), [("sst2", "mr", 1035), ("mr", "sst2", 1029)])
 def test_rows_of_a_test_that_are_in_train_are_counted(task: str, ood: str, shared: int) -> None:
     """The README of the data counts them without regard to case, space and punctuation."""
-    from runs import composed
-    from skillgraft.config import compose, packages
+    from runs import expanded
     from skillgraft.tasks import loading
 
-    cfg = composed(f"task={task}", f"data_dir={DATA}", f"task.ood=[{ood}]")
-    compose.expand(cfg, [packages.CONF])
+    cfg = expanded(f"task={task}", f"data_dir={DATA}", f"task.ood=[{ood}]")
     notes = [note for note in loading.load(cfg).notes if note.startswith(f"{ood}: {shared} of")]
     assert len(notes) == 1

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from skillgraft.runtime import progress
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import index
 
@@ -42,12 +41,15 @@ app = typer.Typer(
 
 @app.callback()
 def options(
+    ctx: typer.Context,
     no_progress: Annotated[
         bool, typer.Option("--no-progress", help="No progress bars, on a terminal neither.")
     ] = False,
 ) -> None:
-    """Set what holds for every command."""
-    progress.unwanted[:] = [True] * no_progress
+    """Make what holds for every command: a JobContext, as the commands' `ctx.obj`."""
+    from skillgraft.cli import job_context
+
+    ctx.obj = job_context.of_grafts(no_progress)
 
 
 def complete(incomplete: str) -> list[str]:

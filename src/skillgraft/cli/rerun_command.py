@@ -13,6 +13,7 @@ import typer
 
 from skillgraft.cli.program import CommandResult, command, complete
 from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.job import JobContext
 from skillgraft.store.folders import Store
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 @command()
 def rerun(
+    ctx: typer.Context,
     path: Annotated[
         str,
         typer.Argument(
@@ -57,7 +59,7 @@ def rerun(
         raise InputError(f"--keep {keep}: not empty")
     with scratch_store(keep) as scratch:
         runs = runs_of_figure(figure, Path(path)) if figure else [find(path, Store(root))]
-        named, changed, found = reproduced(runs, scratch, cached, anyway)
+        named, changed, found = reproduced(runs, scratch, cached, anyway, ctx.obj)
         if figure:
             found += redrawn(Path(path), scratch, runs, out)
     record = {"runs": [f.name for f in runs], "cached": cached, "identical": not found}
@@ -79,7 +81,7 @@ def scratch_store(keep: Path | None) -> Iterator[Store]:
 
 
 def reproduced(
-    runs: Sequence[Path], scratch: Store, cached: bool, anyway: bool
+    runs: Sequence[Path], scratch: Store, cached: bool, anyway: bool, context: JobContext
 ) -> tuple[list[Difference], list[Difference], list[Difference]]:
     """Make runs again, and return what differs of the environment, of the inputs, and of the results."""
     from skillgraft.experiments.rerun import check, compare, reproduce
@@ -91,7 +93,7 @@ def reproduced(
         raise InputError("what is read has changed; --anyway makes the run all the same")
     if cached:
         typer.echo("fine-tuned weights: from the store, not made again", err=True)
-    made = {folder: reproduce(folder, scratch, cached) for folder in runs}
+    made = {folder: reproduce(folder, scratch, cached, context) for folder in runs}
     return named, changed, compare(made)
 
 

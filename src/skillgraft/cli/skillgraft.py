@@ -6,21 +6,21 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from skillgraft.cli import job_context
 from skillgraft.config import compose, messages, packages, schema
 from skillgraft.runtime import signals
 from skillgraft.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 compose.register()
-composed = False  # whether a job has started: only then an error may be ours
+# Whether a job has started: only then an error may be ours. Global, since Hydra calls `app`.
+composed = False
 
 
 @hydra.main(version_base="1.3", config_path=str(packages.CONF), config_name="run")
@@ -33,23 +33,22 @@ def app(cfg: DictConfig) -> None:
     composed = True
     from skillgraft.experiments.run import run
 
-    settings = HydraConfig.get()
-    sources = [s.path for s in settings.runtime.config_sources if s.schema == "file"]
-    folder, many = Path(settings.runtime.output_dir), settings.mode is RunMode.MULTIRUN
+    OmegaConf.set_readonly(cfg, True)  # what the user wrote stays what the user wrote
+    context = job_context.of_hydra_job()
     try:
-        run(cast(schema.RunConfig, cfg), [Path(path) for path in sources], folder)
+        run(cast(schema.RunConfig, cfg), context)
     except Exception as error:
         ours = isinstance(error, InputError)
-        quiet = ours and not settings.verbose
-        if many or not quiet:
+        quiet = ours and not HydraConfig.get().verbose
+        if context.multirun or not quiet:
             log.error("%s", error if ours else "failed", exc_info=not quiet)
-        if not many:
+        if not context.multirun:
             sys.exit(f"skillgraft: {error}" if ours else 1)
     finally:
-        if many:
+        if context.multirun and context.folder is not None:
             from skillgraft.experiments import sweep
 
-            sweep.progress(folder)
+            sweep.progress(context.folder)
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def table(
 
 
 @command()
-def claims(root: Root = Path("runs")) -> CommandResult:
+def claims(ctx: typer.Context, root: Root = Path("runs")) -> CommandResult:
     """Judge the claims of every sweep: the paper's figures beside the measured ones.
 
     Means with Student's t intervals over seeds.  Example: grafts claims runs
@@ -80,7 +80,7 @@ def claims(root: Root = Path("runs")) -> CommandResult:
     from skillgraft.analysis.claims import judging
 
     store = Store(root)
-    found = judging.judged(store, keep=True)
+    found = judging.judged(store, keep=True, bars=ctx.obj.progress)
     if not found:
         raise InputError(f"{store.root}: no sweep with a claim in it")
     record = [{"sweep": name, **statement.record()} for name, statement in found]
@@ -130,6 +130,7 @@ def compare_models(
 
 @command()
 def report(
+    ctx: typer.Context,
     root: Root = Path("runs"),
     out: Annotated[Path, typer.Option(help="A new folder for the page and its files.")] = Path(
         "report"
@@ -144,7 +145,7 @@ def report(
 
     if not force and out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty; --force writes over it")
-    page = write(root, out)
+    page = write(root, out, bars=ctx.obj.progress)
     files = read_json(out / MANIFEST)["files"]
     return CommandResult({"page": str(page), "files": files}, str(page))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from skillgraft.config import launchers
 from skillgraft.config.keys import dotted
 from skillgraft.config.messages import explain, nearest
 from skillgraft.config.packages import SWEEPS
-from skillgraft.config.schema import RunConfig, TaskConfig
+from skillgraft.config.schema import ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.runtime.errors import InputError
 
 # What local/default.yaml may have: where things are on a machine, and nothing of what is computed.
@@ -35,20 +36,45 @@ def register() -> None:
     OmegaConf.register_new_resolver("skillgraft.cpus", launchers.cpus, replace=True)
 
 
-def expand(cfg: RunConfig, folders: list[Path]) -> None:
-    """Fill `cfg.ood` and `cfg.others` with the task files that are named, found as Hydra finds groups."""
+def expand(cfg: RunConfig, folders: Sequence[Path]) -> ResolvedConfig:
+    """Return a configuration with the tasks that a user's names, from files found as Hydra finds groups.
+
+    The user's own is left as it is. The tasks of a stored configuration are kept.
+    """
     check_local(folders)
-    for node in (cfg.ood, cfg.others):
-        OmegaConf.set_struct(cast(DictConfig, node), False)  # Hydra locks the configuration
-    if cfg.finetune.tasks:
-        cfg.task.ood = []  # a mixture is measured on its tasks
-    for name in (name for name in cfg.task.ood if name not in cfg.ood):
-        cfg.ood[name] = task_file(name, "task.ood", folders)
-    for name in (
-        name for name in cfg.finetune.tasks or () if name not in (cfg.task.name, *cfg.others)
-    ):
-        cfg.others[name] = task_file(name, "finetune.tasks", folders)
-        cfg.others[name].max_test_examples = cfg.task.max_test_examples
+    expanded = editable(cfg)
+    if expanded.finetune.tasks:
+        expanded.task.ood = []  # a mixture is measured on its tasks
+    for name in expanded.task.ood:
+        if name not in expanded.ood_tasks:
+            expanded.ood_tasks[name] = task_file(name, "task.ood", folders)
+    for name in expanded.finetune.tasks or ():
+        if name not in (expanded.task.name, *expanded.other_tasks):
+            other = task_file(name, "finetune.tasks", folders)
+            other.max_test_examples = expanded.task.max_test_examples
+            expanded.other_tasks[name] = other
+    return expanded
+
+
+def editable(cfg: RunConfig) -> ResolvedConfig:
+    """Return a copy of a configuration that can be written to, as the type that runs are made from."""
+    if OmegaConf.get_type(cfg) is ResolvedConfig:
+        copied = cast(DictConfig, copy.deepcopy(cfg))
+    else:  # as plain values: OmegaConf merges a type into its bases alone
+        values = OmegaConf.to_container(cast(DictConfig, cfg), resolve=False)
+        copied = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(ResolvedConfig), values))
+    OmegaConf.set_readonly(copied, None)
+    OmegaConf.set_struct(copied, None)
+    return cast(ResolvedConfig, copied)
+
+
+def changed(cfg: RunConfig, values: Mapping[str, Any]) -> ResolvedConfig:
+    """Return a read-only copy of a configuration in which some dotted keys have other values."""
+    copied = editable(cfg)
+    for name, value in values.items():
+        OmegaConf.update(cast(DictConfig, copied), name, value, merge=False)
+    OmegaConf.set_readonly(cast(DictConfig, copied), True)
+    return copied
 
 
 def check_local(folders: Sequence[Path]) -> None:
@@ -73,7 +99,7 @@ def check_local(folders: Sequence[Path]) -> None:
         )
 
 
-def task_file(name: str, key: str, folders: list[Path]) -> TaskConfig:
+def task_file(name: str, key: str, folders: Sequence[Path]) -> TaskConfig:
     """Return the task of a configuration file of the group `task`, without its own OOD sets."""
     found = in_group(name, folders)
     if found is None:

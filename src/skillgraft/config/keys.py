@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from skillgraft.config.schema import RunConfig
 
@@ -20,12 +20,17 @@ def limits(entry: dataclasses.Field) -> str:
 
 @functools.cache  # to resolve annotations is slow, and each run asks for all keys many times
 def nested(schema: type) -> Mapping[str, type]:
-    """Return the schema of every field that is one itself, wherever that is defined, by the field's name."""
-    hints = get_type_hints(schema)
+    """Return the schema of every field that is one itself, wherever that is defined, by the field's name.
+
+    A field that may be None, as `Schema | None`, is one too.
+    """
     return {
-        name: hint
-        for name, hint in hints.items()
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        name: kind
+        for name, hint in get_type_hints(schema).items()
+        for kind in (hint, *get_args(hint))
+        if isinstance(kind, type)
+        and dataclasses.is_dataclass(kind)
+        and (kind is hint or type(None) in get_args(hint))
     }
 
 
@@ -45,7 +50,7 @@ def unknown(node: Any, schema: type = RunConfig, prefix: str = "") -> Iterator[s
     for name in node:
         if name not in known:
             yield f"{prefix}{name}"
-        elif name in nested(schema):
+        elif name in nested(schema) and node[name] is not None:
             yield from unknown(node[name], nested(schema)[name], f"{prefix}{name}.")
 
 

@@ -28,6 +28,9 @@ def nearest(word: str, names: list[str]) -> str:
 
 def explain(error: BaseException) -> str:
     """Return one line for an error of composing the configuration, with the nearest right name."""
+    if isinstance(error, (AssertionError, AttributeError)) and "NoneType" in str(error):
+        # OmegaConf's, of a key below one that is null: the claim alone can be both
+        return "claim: only a sweep file can state one; claim.KEY=VALUE then changes it"
     cause = error
     while not isinstance(cause, OmegaConfBaseException):
         # where a file of a group is at fault, Hydra raises without naming its cause

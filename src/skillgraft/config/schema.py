@@ -164,13 +164,14 @@ class CompareConfig:
 class ClaimConfig:
     """What a sweep is to show at its end; nothing of it can change a run."""
 
-    name: str | None = None
+    name: str | None = None  # a claim of analysis/claims/registry.py
     sparsity: float | None = None  # the sparsity at which the paper's figure is tested
-    small_shift: list[str] = field(
-        default_factory=list
-    )  # OOD sets under a small shift: SET, or TASK/SET
+    # OOD sets under a small shift, SET or TASK/SET, and under a large one
+    small_shift: list[str] = field(default_factory=list)
     large_shift: list[str] = field(default_factory=list)
-    similar: list[list[str]] = field(default_factory=list)  # groups of tasks that are alike
+    similar: list[list[str]] = field(
+        default_factory=list
+    )  # [[a,b],[c,d,e]]: groups of similar tasks
 
 
 @dataclass
@@ -211,7 +212,7 @@ class RunConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = not_identity(LoggerConfig)
-    claim: ClaimConfig = not_identity(ClaimConfig)
+    claim: ClaimConfig | None = not_identity(None)  # the sweep files have one
     sparsity: float = between(0, 1)
     seed: int = between(0)
     shots: int | None = field(default=MISSING, metadata={"low": 1, "high": None})
@@ -219,5 +220,16 @@ class RunConfig:
     store: str = not_identity()
     data_dir: str | None = not_identity()
     force: bool = not_identity()
-    ood: dict[str, TaskConfig] = not_identity(dict)
-    others: dict[str, TaskConfig] = not_identity(dict)  # of a mixture, or earlier in a sequence
+
+
+@dataclass
+class ResolvedConfig(RunConfig):
+    """A run's configuration with all that the program fills in: what a run stores as config.yaml.
+
+    The tasks that the user's configuration names stand in it as their files define them.
+    """
+
+    ood_tasks: dict[str, TaskConfig] = not_identity(dict)  # task.ood
+    other_tasks: dict[str, TaskConfig] = not_identity(
+        dict
+    )  # of a mixture, or earlier in a sequence

@@ -23,19 +23,22 @@ from skillgraft.config.choices import (
 )
 from skillgraft.config.keys import dotted_keys, limits, unknown
 from skillgraft.config.messages import nearest
-from skillgraft.config.schema import GraftConfig, RunConfig, TaskConfig
+from skillgraft.config.schema import GraftConfig, ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.runtime.errors import InputError
 
 
 def check(cfg: RunConfig) -> None:
     """Raise InputError for the first value that is missing, out of range or does not fit another."""
-    for key in unknown(cfg):
+    resolved = OmegaConf.get_type(cfg) is ResolvedConfig  # that of a run which is made again
+    for key in unknown(cfg, ResolvedConfig if resolved else RunConfig):
         raise InputError(
             f"no key '{key}' in the configuration.{nearest(key, [name for name, _ in dotted_keys()])}"
         )
     for name, entry in dotted_keys():
         node: Any = cast(DictConfig, cfg)
         for part in name.split("."):
+            if node is None:  # without a claim, its keys have no values
+                break
             if OmegaConf.is_missing(node, part):
                 raise InputError(f"{name}: no value; give one with {name}=…")
             node = node[part]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import platform
@@ -12,20 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from skillgraft.config import compose, messages
 from skillgraft.config import identity as config_identity
-from skillgraft.config import messages
 from skillgraft.config.choices import UNSIZED, Carry, Combine, Kind, Selector, Strategy, Trainable
 from skillgraft.config.schema import RunConfig, TaskConfig
 from skillgraft.evaluation.compared import MODELS
 from skillgraft.experiments import provenance as run_provenance
 from skillgraft.experiments.provenance import (
     code,
-    command,
     device,
     digests,
     flags,
@@ -33,15 +30,15 @@ from skillgraft.experiments.provenance import (
     peaks,
     versions,
 )
-from skillgraft.runtime import progress, shared_machine
+from skillgraft.experiments.resolve import ResolvedRun
+from skillgraft.runtime import shared_machine
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json, write_json
+from skillgraft.runtime.job import JobContext
 from skillgraft.runtime.seeds import derive
 from skillgraft.store import checksums, graft_files, metric_names, sequences
 from skillgraft.store.folders import Store
-from skillgraft.store.identity import Identity
 from skillgraft.store.names import MADE, SHARED
-from skillgraft.tasks.rows import TaskData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,18 +82,9 @@ class Panel:
         frame.to_parquet(path, index=False)
 
 
-def job_number() -> int | None:
-    """Return the number of this job in its sweep, or None outside of one."""
-    if not HydraConfig.initialized():
-        return None
-    settings = cast(DictConfig, HydraConfig.get())
-    number = OmegaConf.select(settings, "job.num")  # a missing value gives None
-    return None if number is None else int(number)
-
-
 def for_task(cfg: RunConfig, task: TaskConfig) -> RunConfig:
     """Return the configuration with another task in the place of the run's own."""
-    other = copy.deepcopy(cfg)
+    other = compose.editable(cfg)
     other.task = task
     return other
 
@@ -125,16 +113,11 @@ def deterministic() -> Iterator[None]:
 class Making:
     """A run being made in its partial folder."""
 
-    def __init__(
-        self,
-        cfg: RunConfig,
-        rows: TaskData,
-        identity: Identity,
-        store: Store,
-        size: int | None,
-    ) -> None:
-        self.cfg, self.rows, self.identity, self.store, self.size = cfg, rows, identity, store, size
-        self.folder = store.partial(identity.id)
+    def __init__(self, resolved: ResolvedRun, context: JobContext) -> None:
+        self.cfg, self.rows, self.identity = resolved.cfg, resolved.rows, resolved.identity
+        self.store, self.size, self.context = resolved.store, resolved.size, context
+        self.bars = context.shows_progress(self.cfg.trainer.progress)
+        self.folder = self.store.partial(self.identity.id)
         self.spent = self.folder / "seconds.json"  # beside the stages' checkpoints
         earlier = read_json(self.spent) if self.spent.is_file() else {}
         self.seconds: dict[str, float] = earlier.get("seconds", {})
@@ -155,7 +138,7 @@ class Making:
                 facts = {"attempts": self.attempts, "seconds": self.seconds}
                 write_json(self.spent, facts)
 
-    def make(self, job: Path | None) -> None:
+    def make(self) -> None:
         """Do the whole run and publish it."""
         with self.timed("imports"):
             from skillgraft.tracking import wandb_run
@@ -171,7 +154,7 @@ class Making:
                     metrics, predictions = self.evaluate(cached, graft)
                 with self.timed("report"):
                     self.report(metrics, predictions, graft, tracker)
-            self.finish(graft, cached, job)
+            self.finish(graft, cached, self.context.folder)
 
     # ------------------------------------------------------------------------------- stages
 
@@ -202,7 +185,7 @@ class Making:
         names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(seen)]
         with (
             deterministic(),
-            shared_machine.acquire_gpus(names, trainer.devices, job_number()) as own,
+            shared_machine.acquire_gpus(names, trainer.devices, self.context.number) as own,
         ):
             torch.cuda.set_device(own[0])  # what "cuda" means from here on
             try:
@@ -225,7 +208,7 @@ class Making:
         tokenizer = pretrained.load_tokenizer(folder)
         self.classifier: Classifier = pretrained.load_model(cfg, folder, tokenizer)
         self.pad = tokenizer.pad_token_id or 0
-        self.tasks = {cfg.task.name: cfg.task, **cfg.others}
+        self.tasks = {cfg.task.name: cfg.task, **cfg.other_tasks}
         positions = families.longest_input(self.classifier)
         self.panels: dict[str, Panel] = {}
         self.trains: dict[str, list[Encoded]] = {}
@@ -318,8 +301,7 @@ class Making:
 
     def predict(self, panel: Panel) -> Predictions:
         """Return the class probabilities of the classifier as it stands on a task's splits."""
-        shown = progress.shown(self.cfg.trainer.progress)
-        return panel.predict(self.classifier, self.pad, self.batch_size, shown)
+        return panel.predict(self.classifier, self.pad, self.batch_size, self.bars)
 
     def finetuned(self, tracker: WandbRun) -> Path:
         """Return the folder of the run's fine-tuning, made here or found, and log its curves."""
@@ -344,7 +326,9 @@ class Making:
         from skillgraft.training.fine_tuning import finetune
 
         folder = self.store.partial(f"finetuned-{self.identity.finetuned}")
-        done = finetune(self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log)
+        done = finetune(
+            self.classifier, self.cfg, self.courses(), self.pad, folder, tracker.log, bars=self.bars
+        )
         write_tensors(folder / "weights.safetensors", self.classifier.trained(), {})
         after = {name: self.predict(panel) for name, panel in self.panels.items()}
         self.reset()
@@ -591,6 +575,7 @@ class Making:
                 self.pad,
                 self.folder,
                 tracker.log,
+                self.bars,
             )
         finally:
             relaxed.close()
@@ -694,12 +679,14 @@ class Making:
         from skillgraft.training.fine_tuning import finetune
         from skillgraft.training.resumable import log_nothing
 
-        cfg = copy.deepcopy(self.cfg)
+        cfg = compose.editable(self.cfg)
         cfg.finetune.steps, cfg.finetune.trainable, cfg.finetune.l1 = steps, Trainable.full, 0.0
         folder = self.folder / model
         folder.mkdir(exist_ok=True)
         with self.classifier.fixed_head():
-            finetune(self.classifier, cfg, self.courses(), self.pad, folder, log_nothing, only)
+            finetune(
+                self.classifier, cfg, self.courses(), self.pad, folder, log_nothing, only, self.bars
+            )
         shutil.rmtree(folder)
         self.note(predictions, model)
 
@@ -787,7 +774,7 @@ class Making:
             "device": device(cfg.trainer.accelerator),
             "flags": flags(),
             "threads": cfg.threads,
-            "command": command(),
+            "command": list(self.context.command),
             "files": self.read,
             "digests": digests(self.identity, self.rows),
             # kept here, since the fine-tuned weights themselves can be freed

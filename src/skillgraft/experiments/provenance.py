@@ -14,10 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from skillgraft.config import packages
-from skillgraft.config.schema import RunConfig
+from skillgraft.config.schema import ResolvedConfig
 from skillgraft.models import checkpoint_files
 from skillgraft.runtime.digests import cached_digest
 from skillgraft.store.identity import Identity
@@ -76,15 +74,6 @@ def code() -> dict[str, Any] | None:
         return None
     dirty = found.endswith("-dirty") or bool(untracked)
     return {"commit": found.removesuffix("-dirty"), "dirty": dirty}
-
-
-def command() -> list[str]:
-    """Return the command that makes this job alone; a launcher's worker was itself started by another."""
-    if not HydraConfig.initialized():
-        return sys.argv
-    settings = HydraConfig.get()
-    given = [s.path for s in settings.runtime.config_sources if s.provider == "command-line"]
-    return ["skillgraft", *(f"--config-dir={path}" for path in given), *settings.overrides.task]
 
 
 def device(accelerator: str) -> dict[str, Any]:
@@ -149,7 +138,7 @@ def digests(identity: Identity, rows: TaskData) -> dict[str, str]:
     return {**identity.digests, **others}
 
 
-def files(cfg: RunConfig, cache: Path) -> dict[str, str]:
+def files(cfg: ResolvedConfig, cache: Path) -> dict[str, str]:
     """Return the sha256 of every data file and base model file that a run reads, by its path."""
     folder = checkpoint_files.locate(cfg.model)
     model = {*checkpoint_files.weight_files(folder), *checkpoint_files.tokenizer_files(folder)}

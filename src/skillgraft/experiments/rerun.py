@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import sys
@@ -15,12 +14,13 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from skillgraft.config import messages
+from skillgraft.config import compose, messages
 from skillgraft.config.choices import Mode, Selector
-from skillgraft.config.schema import RunConfig
+from skillgraft.config.schema import ResolvedConfig
 from skillgraft.experiments import provenance
 from skillgraft.runtime import digests, files
 from skillgraft.runtime.errors import InputError
+from skillgraft.runtime.job import JobContext
 from skillgraft.store import checksums, identity, references
 from skillgraft.store.folders import Store
 from skillgraft.tasks import loading
@@ -92,14 +92,14 @@ def runs_of_figure(figure: str, sweep: Path) -> list[Path]:
     return drawn
 
 
-def prepare(folder: Path, scratch: Store) -> RunConfig:
+def prepare(folder: Path, scratch: Store) -> ResolvedConfig:
     """Return a run's stored configuration for a scratch store. Raises InputError where it no longer fits."""
     file = folder / "config.yaml"
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(file))
+        merged = OmegaConf.merge(OmegaConf.structured(ResolvedConfig), OmegaConf.load(file))
     except OmegaConfBaseException as error:
         raise InputError(f"{file}: {messages.explain(error)}") from error
-    cfg = cast(RunConfig, merged)
+    cfg = cast(ResolvedConfig, merged)
     cfg.store, cfg.force, cfg.logger.mode = str(scratch.root), False, Mode.none
 
     def at(path: str) -> str:
@@ -115,8 +115,7 @@ def prepare(folder: Path, scratch: Store) -> RunConfig:
     if match in Selector.__members__ and match != cfg.graft.selector.value:
         # The scratch store may lack the run that is matched: the size is that of the run which
         # the original store has, so that one run can be made again without all the others.
-        probe = copy.deepcopy(cfg)
-        probe.store = str(folder.parent)
+        probe = compose.changed(cfg, {"store": str(folder.parent)})
         match = str(references.matched_run(probe, loading.load(cfg)))
     if match is not None and match not in Selector.__members__:
         cfg.graft.size_from = at(match)
@@ -160,10 +159,13 @@ def check(folders: Sequence[Path], scratch: Store) -> tuple[list[Difference], li
     return list(dict.fromkeys(around)), list(dict.fromkeys(read))
 
 
-def reproduce(folder: Path, scratch: Store, cached: bool = False) -> Path:
+def reproduce(
+    folder: Path, scratch: Store, cached: bool = False, context: JobContext | None = None
+) -> Path:
     """Make a run again in a scratch store and return its folder there; what it prints goes to stderr.
 
-    With `cached` the fine-tuned weights are those of the run's own store. Raises InputError for bad
+    With `cached` the fine-tuned weights are those of the run's own store. The context says what the
+    new run is told of its job. Raises InputError for bad
     input, and for weights that are not there.
     """
     from skillgraft.experiments.run import run
@@ -171,7 +173,7 @@ def reproduce(folder: Path, scratch: Store, cached: bool = False) -> Path:
     if cached:
         copy_finetuned(folder, scratch)
     with redirect_stdout(sys.stderr):
-        return run(prepare(folder, scratch))
+        return run(prepare(folder, scratch), context or JobContext())
 
 
 def copy_finetuned(folder: Path, scratch: Store) -> None:

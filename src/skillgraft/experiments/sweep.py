@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from skillgraft.config import compose, launchers
+from skillgraft.config.schema import ClaimConfig
 from skillgraft.experiments.sweep_report import report, show_missing
 from skillgraft.runtime import digests, files, leases
-from skillgraft.runtime.errors import InputError
 from skillgraft.store import folders, job_state, names
 from skillgraft.store.names import ENDED, PLAN, RECORD
 from skillgraft.store.sweep_records import jobs_of, run_ids
@@ -34,26 +32,17 @@ log = logging.getLogger(__name__)
 GROUPS = ("paper", "embedded", "beyond", "sweep")  # of sweep files: conf/run.yaml
 SILENT = ("store=", "force=", "logger", "hydra")  # overrides that do not make it another sweep
 MANY = 50  # jobs, from which on a start takes long enough to be told of
-# folder and record of this process's sweep, once it has started: another process that starts the
-# same sweep meanwhile writes a record of its own jobs there
+# Folder and record of this process's sweep, once it has started: another process that starts the
+# same sweep meanwhile writes a record of its own jobs there. Global, since Hydra makes the callback
+# that begins a sweep and gives `cli`, which ends it, no way to reach that object.
 begun: list[tuple[Path, dict[str, Any]]] = []
 
 
-class SweepRecorder(Callback):
-    """Hydra's callback: writes the record of a sweep when it starts."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Begin the sweep's record; where that fails no job is started."""
-        try:
-            begun.append(begin(config))
-        except (InputError, OSError) as error:
-            sys.exit(f"skillgraft: the sweep's record: {error}")  # Hydra only warns of an exception
-
-
-def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
+def begin(config: DictConfig, arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """Write `STORE/sweeps/<name>-<hash>/record.json`: overrides, sweep file, claim, job folders.
 
-    Returns the folder and the record. What an earlier start of the same sweep has made is kept in it.
+    `arguments` are those of the command line. Returns the folder and the
+    record. What an earlier start of the same sweep has made is kept in it.
     """
     settings = config.hydra
     if (n_jobs := settings.launcher.get("n_jobs")) is not None:
@@ -72,13 +61,15 @@ def begin(config: DictConfig) -> tuple[Path, dict[str, Any]]:
     jobs, plan = Path(settings.sweep.dir).absolute(), planned(axes, settings.overrides.task)
     earlier = files.read_json(file) if (file := folder / RECORD).is_file() else {}
     ids = {tuple(identifying_overrides(job["overrides"])): job["id"] for job in jobs_of(earlier)}
-    again = [argument for argument in sys.argv[1:] if not argument.startswith("force=")]
+    again = [argument for argument in arguments if not argument.startswith("force=")]
     record = {
         "name": name,
         "command": shlex.join(["skillgraft", *again]),
         "overrides": list(settings.overrides.task),
         "axes": axes,
-        "claim": OmegaConf.to_container(config.claim),
+        "claim": OmegaConf.to_container(
+            OmegaConf.structured(ClaimConfig) if config.claim is None else config.claim
+        ),
         "logger": compose.plain(config.logger),
         "jobs": str(jobs),
         "planned": plan,

@@ -1,30 +1,12 @@
-"""Progress bars with the time left, on the standard error: on a terminal, and nowhere else."""
+"""Progress bars with the time left, on the standard error."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
-from hydra.core.hydra_config import HydraConfig
-
 T = TypeVar("T")
-
-unwanted: list[bool] = []  # not empty: `grafts --no-progress`
-
-
-def shown(asked: bool | None = None) -> bool:
-    """Return whether bars are drawn: as asked, else on a terminal outside of CI, for one job, if wanted.
-
-    Bars of several jobs of a sweep on one terminal would write over each other.
-    """
-    if asked is not None:
-        return asked
-    alone = True
-    if HydraConfig.initialized():
-        alone = HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
-    return sys.stderr.isatty() and not os.environ.get("CI") and not unwanted and alone
 
 
 def bar(items: Iterable[T], what: str, total: int, on: bool) -> Iterable[T]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from skillgraft.config.choices import Selector
 from skillgraft.config.identity import described
-from skillgraft.config.schema import RunConfig, TaskConfig
+from skillgraft.config.schema import ResolvedConfig, TaskConfig
 from skillgraft.config.validation import verbalizer
 from skillgraft.runtime.digests import file_digest, short_hash
 from skillgraft.runtime.files import read_json
@@ -49,7 +49,7 @@ class Identity:
     digests: Mapping[str, str]
 
 
-def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identity:
+def identify(cfg: ResolvedConfig, data: TaskData, size: int | None = None) -> Identity:
     """Return the identity of a run from its configuration and the digests of what it reads."""
     digests, origins = {"data": data.digest(), **base_digests(cfg)}, []
     if cfg.graft.selector is Selector.file:
@@ -66,7 +66,7 @@ def identify(cfg: RunConfig, data: TaskData, size: int | None = None) -> Identit
         # what the last stage left, and what is measured again
         values["digest.after"] = short_hash({"outcome": outcome_of(before), **rows})
     if cfg.finetune.tasks:
-        tasks = {**cfg.others, cfg.task.name: cfg.task}
+        tasks = {**cfg.other_tasks, cfg.task.name: cfg.task}
         rows = {name: part.digest() for name, part in data.others.items()}
         rows[cfg.task.name] = data.digest()
         mixed = {name: [definition(tasks[name]), rows[name]] for name in cfg.finetune.tasks}

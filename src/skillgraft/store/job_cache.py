@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from skillgraft.config import compose, packages
 from skillgraft.config.choices import UNSIZED, Selector, Source
-from skillgraft.config.schema import RunConfig, TaskConfig
+from skillgraft.config.schema import ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.models import checkpoint_files
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import write_json
@@ -92,7 +92,7 @@ def candidates(root: Path, rivals: str, match: str) -> list[list[str]]:
     return [[name, stamp] for name, stamp, run in found if json.loads(run)["selector"] == match]
 
 
-def reads(cfg: RunConfig, folders: Sequence[Path]) -> dict[str, str | None] | None:
+def reads(cfg: ResolvedConfig, folders: Sequence[Path]) -> dict[str, str | None] | None:
     """Return the stamps of all files and folders that a run is named from; None where the hub is one.
 
     To be taken before they are read: what changes meanwhile is then seen the next time.
@@ -109,8 +109,8 @@ def reads(cfg: RunConfig, folders: Sequence[Path]) -> dict[str, str | None] | No
 
 def remember(
     file: Path,
-    read: dict[str, str | None],
-    cfg: RunConfig,
+    read: Mapping[str, str | None],
+    cfg: ResolvedConfig,
     rows: TaskData,
     size: int | None,
     identity: Identity,
@@ -126,16 +126,16 @@ def remember(
     write_json(file, known)
 
 
-def places_of(cfg: RunConfig, folders: Sequence[Path]) -> Iterator[Path | None]:
+def places_of(cfg: ResolvedConfig, folders: Sequence[Path]) -> Iterator[Path | None]:
     """Yield every file and folder that a run is named from; None for what is on the hub."""
-    for name in (*cfg.ood, *cfg.others):
+    for name in (*cfg.ood_tasks, *cfg.other_tasks):
         try:
             parts = [part for part, _ in compose.task_parts(name, folders)]
         except InputError:  # stored with a run that is made again: there may be no file
             parts = [name]
         for part in parts:
             yield from (folder / "task" / f"{part}.yaml" for folder in folders)
-    tasks: list[TaskConfig] = [cfg.task, *cfg.ood.values(), *cfg.others.values()]
+    tasks: list[TaskConfig] = [cfg.task, *cfg.ood_tasks.values(), *cfg.other_tasks.values()]
     for task in tasks:
         if task.source is Source.files:
             files = (task.train, task.validation, task.test)

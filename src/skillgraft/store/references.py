@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from skillgraft.config.choices import Selector
-from skillgraft.config.schema import RunConfig
+from skillgraft.config.compose import changed
+from skillgraft.config.schema import ResolvedConfig
 from skillgraft.runtime.errors import InputError, RunNotFound
 from skillgraft.runtime.files import read_json
 from skillgraft.store import hub_files
@@ -40,17 +40,17 @@ def single_run(
     return runs[0]
 
 
-def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
-    """Make every path of `graft.paths` the folder or file of a graft.
+def graft_paths(cfg: ResolvedConfig, data: TaskData) -> list[str]:
+    """Return for every path of `graft.paths` the folder or file of a graft.
 
     A task's name means the whole run in the store of the same fine-tuning and sparsity whose region
     the selector `graft.paths_selector` chose: for the tasks of a mixture. A graft on the hub gets its commit.
     """
     if cfg.graft.selector is not Selector.file:
-        return
+        return list(cfg.graft.paths)
     store, found = Store(cfg.store), []
-    probe = copy.deepcopy(cfg)  # the fine-tuning that is shared does not depend on the selector
-    probe.graft.selector = Selector.movement
+    # the fine-tuning that is shared does not depend on the selector
+    probe = changed(cfg, {"graft.selector": Selector.movement})
     shared = identify(probe, data).finetuned
     by = cfg.graft.paths_selector.value if cfg.graft.paths_selector is not None else None
     for path in cfg.graft.paths:
@@ -72,14 +72,11 @@ def resolve_paths(cfg: RunConfig, data: TaskData) -> None:
                 )["id"]
             )
         found.append(str(known))
-    cfg.graft.paths = found
+    return found
 
 
-def resolve_after(cfg: RunConfig) -> None:
-    """Make `continual.init_from` the folder of the run that a stage starts from.
-
-    At the first stage it stays null.
-    """
+def initial_run(cfg: ResolvedConfig) -> str | None:
+    """Return the folder of the run that a stage starts from, or None at the first stage."""
     store, sequence = Store(cfg.store), list(cfg.continual.tasks)
     if cfg.continual.init_from is not None:
         folders = (Path(cfg.continual.init_from).expanduser(), store.run(cfg.continual.init_from))
@@ -92,8 +89,8 @@ def resolve_after(cfg: RunConfig) -> None:
             raise InputError(
                 f"continual.init_from={cfg.continual.init_from}: a run of another model, {model}"
             )
-        cfg.continual.init_from = str(found)
-    elif earlier := sequence[: sequence.index(cfg.task.name)] if sequence else []:
+        return str(found)
+    if earlier := sequence[: sequence.index(cfg.task.name)] if sequence else []:
         wanted = stage(cfg, earlier)
         run = single_run(
             list(store.runs("stage", wanted)),
@@ -102,10 +99,11 @@ def resolve_after(cfg: RunConfig) -> None:
             "; run the tasks in their order, or name one with continual.init_from",
             outcome_of,
         )
-        cfg.continual.init_from = str(store.run(run["id"]))
+        return str(store.run(run["id"]))
+    return None
 
 
-def matched_run(cfg: RunConfig, data: TaskData) -> Path | None:
+def matched_run(cfg: ResolvedConfig, data: TaskData) -> Path | None:
     """Return the run whose size `graft.size_from` names, by folder, id, or selector, or None without one.
 
     A selector's name means the whole run in the store that differs in the selector only; a run
@@ -123,8 +121,8 @@ def matched_run(cfg: RunConfig, data: TaskData) -> Path | None:
         if (model := read_json(folder / "status.json")["model"]) != cfg.model.name:
             raise InputError(f"graft.size_from={match}: a run of another model, {model}")
         return folder
-    probe = copy.deepcopy(cfg)  # a selector that has no size does not read `sparsity` either
-    probe.graft.selector = Selector(match)
+    # a selector that has no size does not read `sparsity` either
+    probe = changed(cfg, {"graft.selector": Selector(match)})
     rivals = identify(probe, data).same_but_selector
     run = single_run(
         [run for run in store.runs("same_but_selector", rivals) if run["selector"] == match],
@@ -135,28 +133,33 @@ def matched_run(cfg: RunConfig, data: TaskData) -> Path | None:
     return store.run(run["id"])
 
 
-def matched_size(cfg: RunConfig, data: TaskData) -> int | None:
+def matched_size(cfg: ResolvedConfig, data: TaskData) -> int | None:
     """Return the size of the region of the run that `graft.size_from` names, or None without one."""
     run = matched_run(cfg, data)
     return None if run is None else int(read_json(run / "metrics.json")["region"]["size"])
 
 
-def absolute_paths(cfg: RunConfig) -> None:
-    """Make every path of the configuration absolute: it then means the same from anywhere."""
-    cfg.store = os.path.abspath(os.path.expanduser(cfg.store))  # noqa: PTH100, PTH111
-    for node, name in (
-        (cfg, "data_dir"),
-        *(
-            (task, s)
-            for task in (cfg.task, *cfg.ood.values(), *cfg.others.values())
-            for s in SPLITS
-        ),
-    ):
-        value = None if OmegaConf.is_missing(node, name) else getattr(node, name)
-        if value is not None:
-            setattr(node, name, str(Path(value).expanduser().absolute()))
+def absolute_paths(cfg: ResolvedConfig) -> dict[str, str]:
+    """Return every path of the configuration as an absolute one, by its dotted key.
+
+    It then means the same from anywhere.
+    """
+    found = {"store": os.path.abspath(os.path.expanduser(cfg.store))}  # noqa: PTH100, PTH111
+    tasks = {"task": cfg.task}
+    for group, several in (("ood_tasks", cfg.ood_tasks), ("other_tasks", cfg.other_tasks)):
+        tasks |= {f"{group}[{name}]": task for name, task in several.items()}
+    given = {
+        f"{key}.{split}": getattr(task, split)
+        for key, task in tasks.items()
+        for split in SPLITS
+        if not OmegaConf.is_missing(task, split)
+    }
+    for key, path in {"data_dir": cfg.data_dir, **given}.items():
+        if path is not None:
+            found[key] = str(Path(path).expanduser().absolute())
     if cfg.graft.size_from is not None and is_complete(Path(cfg.graft.size_from)):
-        cfg.graft.size_from = str(Path(cfg.graft.size_from).absolute())
+        found["graft.size_from"] = str(Path(cfg.graft.size_from).absolute())
     local = Path(cfg.model.path).expanduser()
     if not cfg.model.path.startswith("package:") and local.exists():
-        cfg.model.path = str(local.absolute())
+        found["model.path"] = str(local.absolute())
+    return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from skillgraft.config.choices import Source
-from skillgraft.config.schema import Columns, RunConfig, TaskConfig
+from skillgraft.config.schema import Columns, ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.runtime.errors import InputError
 from skillgraft.tasks.leaks import contamination
 from skillgraft.tasks.parsing import parse_rows
@@ -51,10 +51,11 @@ def load_split(
     return parse_rows(records, task, columns, names, labels, rename)
 
 
-def files(cfg: RunConfig) -> list[Path]:
+def files(cfg: ResolvedConfig) -> list[Path]:
     """Return the data files that a run reads: none for the tasks of the embedded suite and of the hub."""
     found: list[Path] = []
-    for task in (cfg.task, *cfg.others.values(), *(cfg.ood[name] for name in cfg.task.ood)):
+    measured = (cfg.ood_tasks[name] for name in cfg.task.ood)
+    for task in (cfg.task, *cfg.other_tasks.values(), *measured):
         splits = ("test",) if task.name in cfg.task.ood else SPLITS
         if task.source is Source.files:
             found += [Path(path) for split in splits if (path := getattr(task, split))]
@@ -64,7 +65,7 @@ def files(cfg: RunConfig) -> list[Path]:
     return found
 
 
-def load(cfg: RunConfig) -> TaskData:
+def load(cfg: ResolvedConfig) -> TaskData:
     """Return the rows of a run: sampled train and validation, test, and out-of-distribution tests.
 
     Its notes are those on all tasks; a model that is trained on several is tested on several.
@@ -73,12 +74,12 @@ def load(cfg: RunConfig) -> TaskData:
     own, everything = load_task(task, cfg)
     notes, trains = list(own.notes), {task.name: (everything, own.train)}
     others, ood, joined = {}, {}, {}
-    for name, other in cfg.others.items():
+    for name, other in cfg.other_tasks.items():
         others[name], everything = load_task(other, cfg)
         notes += others[name].notes
         trains[name] = everything, others[name].train
     for name in task.ood:
-        other = cfg.ood[name]
+        other = cfg.ood_tasks[name]
         if is_pair(other) != is_pair(task):
             raise InputError(f"task.ood: {name} and {task.name} are not both single or both pairs")
         rename, joined[f"ood/{name}"] = map_ood_labels(task, other)

@@ -266,11 +266,13 @@ def finetune(
     folder: Path,
     log: Log,
     only: Mapping[str, Tensor] | None = None,
+    bars: bool = False,
 ) -> Progress:
     """Fine-tune `classifier` in place to its best validation model, and return the history.
 
     `folder` keeps the best model and the last checkpoint; a killed fine-tuning goes on from there
-    and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says.
+    and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says;
+    `bars` shows a progress bar.
     """
     with trainable(classifier, cfg):
         module = FineTuning(classifier, cfg, courses, pad, folder, log, only)
@@ -279,7 +281,7 @@ def finetune(
         if left := len(module.batches):
             clip = cfg.finetune.gradient_clip_val or None
             sharded = cfg.trainer.strategy is Strategy.fsdp
-            fit(make_trainer(cfg, left, folder, sharded, gradient_clip_val=clip), module)
+            fit(make_trainer(cfg, left, folder, sharded, bars, gradient_clip_val=clip), module)
             classifier.zero_grad()  # the last step's: as large as the model
         classifier.eval()
         if module.progress.best_step >= 0:

@@ -190,10 +190,12 @@ def learn_mask(
     pad: int,
     folder: Path,
     log: Log,
+    bars: bool = False,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Return the best region's sorted flat indices and the history of mask training.
 
     `folder` keeps the last checkpoint; a killed training goes on from there with the same bits.
+    `bars` shows a progress bar.
     """
     options: GraftConfig = cfg.graft
     assert options.steps is not None
@@ -206,6 +208,8 @@ def learn_mask(
     module.resume()
     batches.start = module.done
     if not module.settled and (left := len(batches)):
-        trainer = make_trainer(cfg, left, folder, accumulate_grad_batches=batches.per_rank)
+        trainer = make_trainer(
+            cfg, left, folder, bars=bars, accumulate_grad_batches=batches.per_rank
+        )
         fit(trainer, module)
     return module.best.region, module.history

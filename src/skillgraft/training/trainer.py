@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from skillgraft.config.schema import RunConfig
-from skillgraft.runtime import progress, shared_machine, signals
+from skillgraft.runtime import shared_machine, signals
 from skillgraft.training import distributed
 from skillgraft.training.resumable import Resumable
 
@@ -23,10 +23,17 @@ log = logging.getLogger(__name__)
 
 
 def make_trainer(
-    cfg: RunConfig, steps: int, folder: Path, sharded: bool = False, **more: Any
+    cfg: RunConfig,
+    steps: int,
+    folder: Path,
+    sharded: bool = False,
+    bars: bool = False,
+    **more: Any,
 ) -> pl.Trainer:
-    """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself."""
-    shown = progress.shown(cfg.trainer.progress)
+    """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself.
+
+    `bars` shows a progress bar.
+    """
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=[*shared_machine.acquired] or cfg.trainer.devices,
@@ -38,8 +45,8 @@ def make_trainer(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=shown,
-        callbacks=[TQDMProgressBar(leave=True)] if shown else [],
+        enable_progress_bar=bars,
+        callbacks=[TQDMProgressBar(leave=True)] if bars else [],
         num_sanity_val_steps=0,
         # one process, whatever cluster it is on: Lightning would otherwise look for SLURM's tasks
         plugins=[LightningEnvironment()],

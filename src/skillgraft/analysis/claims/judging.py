@@ -57,11 +57,13 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Cla
     return outcome
 
 
-def judged(store: folders.Store, keep: bool) -> list[tuple[str, ClaimStatement]]:
+def judged(
+    store: folders.Store, keep: bool, bars: bool = False
+) -> list[tuple[str, ClaimStatement]]:
     """Return the statements of every sweep of a store that has a claim, each with the sweep's name.
 
     Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
-    beside each record. Of a claim that cannot be judged it is logged why.
+    beside each record; `bars` shows a progress bar. Of a claim that cannot be judged it is logged why.
     """
     from skillgraft.analysis import collect
 
@@ -69,7 +71,7 @@ def judged(store: folders.Store, keep: bool) -> list[tuple[str, ClaimStatement]]
     records = {file.parent: read_json(file) for file in files}
     known = Counter(record["name"] for record in records.values())
     found = []
-    for folder, record in progress.bar(records.items(), "claims", len(records), progress.shown()):
+    for folder, record in progress.bar(records.items(), "claims", len(records), bars):
         if record["claim"]["name"] is None:
             continue
         name = record["name"] if known[record["name"]] == 1 else folder.name

@@ -30,10 +30,11 @@ MANIFEST = (
 )
 
 
-def write(root: Path, out: Path) -> Path:
+def write(root: Path, out: Path, bars: bool = False) -> Path:
     """Write the report of a store and return its page. Raises InputError for a store without complete runs.
 
-    What an earlier report left in `out` and this one has not is deleted; other files stay.
+    What an earlier report left in `out` and this one has not is deleted; other files stay. `bars` shows
+    progress bars.
     """
     store = Store(root)
     everything = collect.collect(store)
@@ -42,7 +43,7 @@ def write(root: Path, out: Path) -> Path:
     rows = name_settings(everything)
     sections, files = [], ["index.html", "runs.csv", "runs.tex"]
     settings = rows.groupby("setting of", sort=True)
-    drawn = progress.bar(settings, "report", settings.ngroups, progress.shown())
+    drawn = progress.bar(settings, "report", settings.ngroups, bars)
     for number, (title, part) in enumerate(drawn, 1):
         first = part.iloc[0]
         slug = re.sub(r"[^\w.-]", "-", f"{number}-{first.model}-{first['config/finetune.kind']}")
@@ -61,7 +62,7 @@ def write(root: Path, out: Path) -> Path:
         files += [f"{slug}/{item.name}.{suffix}" for item in items for suffix in SUFFIXES]
     table = runs_table(everything, root)
     tabulate(table, out / "runs")
-    verdicts = pd.DataFrame(judging.verdicts(judging.judged(store, keep=False)))
+    verdicts = pd.DataFrame(judging.verdicts(judging.judged(store, keep=False, bars=bars)))
     if len(verdicts):
         tabulate(verdicts, out / "claims")
         files += ["claims.csv", "claims.tex"]
