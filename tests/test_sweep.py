@@ -207,6 +207,25 @@ def test_claims_are_judged_again_from_the_store(swept: tuple[Path, str]) -> None
         moved.rename(root)
 
 
+def test_results_are_published_with_how_they_were_made(
+    swept: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Whoever has the files sees the table that the store gives."""
+    root, _ = swept
+    out = tmp_path / "results"
+    done = command("claims", str(root), "--out", str(out), cwd=root, program="grafts")
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in out.iterdir()] == ["embedded-calibration.json"]
+    result = read_json(out / "embedded-calibration.json")
+    verdict = read_json(next((root / "sweeps").iterdir()) / "verdict.json")
+    assert {name: result[name] for name in verdict} == verdict
+    assert result["made"]["seeds"] == [13, 21]
+    assert result["made"]["seconds"] > 0
+    assert "embedded=calibration" in result["command"]
+    again = command("claims", str(out), cwd=tmp_path, program="grafts")
+    assert again.stdout == done.stdout
+
+
 def test_compare_gives_intervals_over_examples(swept: tuple[Path, str]) -> None:
     root, _ = swept
     name = read_json(next((root / "sweeps").iterdir()) / "record.json")["runs"][0]

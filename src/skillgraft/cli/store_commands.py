@@ -70,21 +70,40 @@ def table(
 
 
 @command()
-def claims(ctx: typer.Context, root: Root = Path("runs")) -> CommandResult:
+def claims(
+    ctx: typer.Context,
+    root: Annotated[
+        Path, typer.Argument(help="A store, or a folder of results that --out has written.")
+    ] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="A folder: write each sweep's result there, as JSON.")
+    ] = None,
+) -> CommandResult:
     """Judge the claims of every sweep: the paper's figures beside the measured ones.
 
     Means with Student's t intervals over seeds.  Example: grafts claims runs
     """
     import pandas as pd
 
-    from skillgraft.analysis.claims import judging
+    from skillgraft.analysis.claims import judging, results
 
     store = Store(root)
-    found = judging.judged(store, keep=True, bars=ctx.obj.progress)
+    stored = store.sweeps.is_dir()
+    found = (
+        judging.judged(store, keep=True, bars=ctx.obj.progress) if stored else results.read(root)
+    )
     if not found:
         raise InputError(f"{store.root}: no sweep with a claim in it")
-    record = [{"sweep": name, **statement.record()} for name, statement in found]
-    return CommandResult(record, lambda: markdown(pd.DataFrame(judging.verdicts(found))))
+    if out is not None:
+        if not stored:
+            raise InputError(f"--out {out}: {root} is no store")
+        results.publish(store, found, out)
+    record = [
+        {"sweep": result["sweep"], **statement}
+        for result in found
+        for statement in result.get("statements", ())
+    ]
+    return CommandResult(record, lambda: markdown(pd.DataFrame(results.statement_rows(found))))
 
 
 @command("compare")

@@ -26,9 +26,10 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        """Return the mean, its interval and n, three digits behind the point."""
-        bounds = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.mean:.3f}{bounds} (n={self.n})"
+        """Return the mean, its interval and n: three digits behind the point, of a count none."""
+        form = ",.0f" if abs(self.mean) >= 100 else ".3f"
+        bounds = "" if self.low is None else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.mean:{form}}{bounds} (n={self.n})"
 
 
 def over_seeds(values: Iterable[float | None]) -> Interval | None:

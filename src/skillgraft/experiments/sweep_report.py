@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skillgraft.analysis.claims import results
 from skillgraft.analysis.claims.judging import conclude
 from skillgraft.config import choices
 from skillgraft.runtime import leases
@@ -92,27 +93,23 @@ def show_missing(jobs: Sequence[Mapping[str, Any]], command: str, store: folders
 
 def show(name: str, outcome: ClaimResult) -> None:
     """Print a claim's table, and its statements with the paper's figures beside the measured ones."""
+    import pandas as pd
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    records = [statement.record() for statement in outcome.statements]
+    lines = results.statement_rows([{"sweep": name, "statements": records}])
+    statements = pd.DataFrame(lines).drop(columns="sweep")
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for title, columns, lines in (
-        (
-            name,
-            list(map(str, outcome.table.columns)),
-            outcome.table.astype(str).to_numpy().tolist(),
-        ),
-        (
-            "Student's t intervals over seeds (95 %)",
-            ["statement", "paper", "measured", "verdict"],
-            [[s.text, s.paper, str(s.measured or "–"), s.verdict] for s in outcome.statements],
-        ),
+    for title, frame in (
+        (name, outcome.table),
+        ("Student's t intervals over seeds (95 %)", statements),
     ):
         table = Table(title=title, box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0))
-        for column in columns:
+        for column in map(str, frame.columns):
             table.add_column(column, overflow="fold")
-        for line in lines:
+        for line in frame.astype(str).to_numpy().tolist():
             table.add_row(*line)
         console.print(table)
     for note in outcome.notes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skillgraft.analysis.claims import results
 from skillgraft.config import schema
 from skillgraft.runtime import progress
 from skillgraft.runtime.errors import InputError
@@ -19,7 +20,7 @@ from skillgraft.store.sweep_records import jobs_of, run_ids
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skillgraft.analysis.claims.statements import ClaimResult, ClaimStatement
+    from skillgraft.analysis.claims.statements import ClaimResult
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,7 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Cla
     from skillgraft.analysis import plots
 
     outcome = judge_sweep(folder, record, rows)
-    write_json(
-        folder / VERDICT,
-        {
-            "claim": record["claim"]["name"],
-            "runs": len(rows),
-            "statements": [statement.record() for statement in outcome.statements],
-            "notes": outcome.notes,
-        },
-    )
+    write_json(folder / VERDICT, results.verdict(record, outcome, len(rows)))
     with atomic_write(folder / TABLE) as scratch:
         outcome.table.to_csv(scratch, index=False)
     drawing = outcome.draw()
@@ -57,10 +50,8 @@ def conclude(folder: Path, record: Mapping[str, Any], rows: pd.DataFrame) -> Cla
     return outcome
 
 
-def judged(
-    store: folders.Store, keep: bool, bars: bool = False
-) -> list[tuple[str, ClaimStatement]]:
-    """Return the statements of every sweep of a store that has a claim, each with the sweep's name.
+def judged(store: folders.Store, keep: bool, bars: bool = False) -> list[dict[str, Any]]:
+    """Return the verdict of every sweep of a store that has a claim, with the sweep's name and folder.
 
     Sweeps of one name have that of their folder. With `keep` verdict, table and figure are written
     beside each record; `bars` shows a progress bar. Of a claim that cannot be judged it is logged why.
@@ -81,19 +72,6 @@ def judged(
         except InputError as error:
             log.warning("%s: no verdict: %s", name, error)
             continue
-        found += [(name, statement) for statement in outcome.statements]
+        verdict = results.verdict(record, outcome, len(rows))
+        found.append({"sweep": name, "folder": folder.name, **verdict})
     return found
-
-
-def verdicts(found: Sequence[tuple[str, ClaimStatement]]) -> list[dict[str, str]]:
-    """Return statements as the rows of a table: the paper's figure, mean [interval] and n, verdict."""
-    return [
-        {
-            "sweep": name,
-            "statement": one.text,
-            "paper": one.paper,
-            "measured": str(one.measured or "–"),
-            "verdict": one.verdict,
-        }
-        for name, one in found
-    ]

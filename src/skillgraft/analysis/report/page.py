@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 
 from skillgraft.analysis import collect
-from skillgraft.analysis.claims import judging
+from skillgraft.analysis.claims import judging, results
 from skillgraft.analysis.claims.selection import BEFORE, FULL, SCORE
 from skillgraft.analysis.labels import title_of
 from skillgraft.analysis.report.items import SUFFIXES, publish, tabulate
@@ -62,7 +62,8 @@ def write(root: Path, out: Path, bars: bool = False) -> Path:
         files += [f"{slug}/{item.name}.{suffix}" for item in items for suffix in SUFFIXES]
     table = runs_table(everything, root)
     tabulate(table, out / "runs")
-    verdicts = pd.DataFrame(judging.verdicts(judging.judged(store, keep=False, bars=bars)))
+    judged = judging.judged(store, keep=False, bars=bars)
+    verdicts = pd.DataFrame(results.statement_rows(judged))
     if len(verdicts):
         tabulate(verdicts, out / "claims")
         files += ["claims.csv", "claims.tex"]
