@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import venv
 import zipfile
-from collections.abc import Iterator
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from runs import SMALL, composed
-from skillgraft.config.keys import dotted_keys
+from runs import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
-KEYS = ROOT / "conf" / "README.md"  # the table of all keys
-
-
-def key_table() -> Iterator[tuple[str, str | None]]:
-    """Yield every key of the table in conf/README.md with its default, None where a group gives it.
-
-    Keys of one row are a.b, .c: all but the first without what they share.
-    """
-    table = KEYS.read_text(encoding="utf-8").partition("<!-- keys -->")[2].partition("\n\n")[0]
-    for line in table.strip().splitlines()[2:]:
-        named, given, *_ = line.strip("| ").split(" | ")
-        first, *rest = re.findall("`([^`]+)`", named)
-        keys = [first, *(k if k[0] != "." else first.rpartition(".")[0] + k for k in rest)]
-        values = re.findall("`([^`]+)`", given) or [None]
-        yield from zip(keys, values * len(keys) if len(values) == 1 else values, strict=True)
-
-
-def test_the_table_of_keys_is_the_schema_with_its_defaults() -> None:
-    names = list(dict(dotted_keys()))
-    schema = [n for n in names if not any(other.startswith(f"{n}.") for other in names)]
-    listed = dict(key_table())
-    assert sorted(listed) == sorted(schema)
-    cfg = OmegaConf.to_container(composed(), resolve=True, enum_to_str=True)
-    flat = OmegaConf.create({"at": cfg})
-    for key, text in listed.items():
-        if text is not None:
-            found = OmegaConf.select(flat, f"at.{key}")
-            assert found == OmegaConf.create(f"value: {text}").value, key
 
 
 def test_top_level_is_what_it_should_be() -> None:
