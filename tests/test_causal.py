@@ -8,7 +8,6 @@ import json
 import re
 from pathlib import Path
 
-import models
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
-from models import CAUSAL
 from transformers import AutoModel, AutoModelForCausalLM
 
+import models
 import runs
+from models import CAUSAL
 from skillgraft.config.schema import RunConfig, TaskConfig
 from skillgraft.core.activation import active
 from skillgraft.core.graft import Graft

@@ -12,8 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_evaluate import predictions, softmax
-from test_training import Killed
 
 from runs import FEW, TINY, composed, expanded, make, refused, results
 from skillgraft.config import choices
@@ -25,6 +23,8 @@ from skillgraft.runtime import files
 from skillgraft.store import checksums
 from skillgraft.tasks import loading
 from skillgraft.training import resumable
+from test_evaluate import predictions, softmax
+from test_training import Killed
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import Killed
 
 from runs import FEW, TINY, composed, expanded, make, refused, results
 from skillgraft.core.graft import Graft
@@ -22,6 +21,7 @@ from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import sequences
 from skillgraft.tasks import loading
+from test_training import Killed
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -18,7 +18,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from test_training import Tiny, config, course, examples
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
@@ -41,6 +40,7 @@ from skillgraft.training.fine_tuning import finetune
 from skillgraft.training.mask_batches import MaskBatches
 from skillgraft.training.mask_training import learn_mask
 from skillgraft.training.resumable import log_nothing
+from test_training import Tiny, config, course, examples
 
 # A gradient is summed in another order, so its last bits differ: after these few steps weights have
 # been up to 8e-8 apart, and scores up to 4e-6 of the way that they have gone.

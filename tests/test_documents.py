@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import render_docs
 from runs import grafts
-
 from skillgraft.analysis.claims import results
 from skillgraft.config.keys import nested
 from skillgraft.config.schema import RunConfig

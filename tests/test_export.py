@@ -6,7 +6,6 @@ import copy
 import json
 from pathlib import Path
 
-import models
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+import models
 from runs import TINY, command, grafts, make
 from skillgraft import load_applied
 from skillgraft.config import packages

@@ -12,11 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import checkpoint
 from safetensors.torch import load_file
-from test_training import Killed, Tiny, config, course, equal, examples, killing
 from torch import Tensor, nn
 
+from models import checkpoint
 from runs import TINY, composed, make, refused, results
 from skillgraft.config.choices import LRSchedule, Metric, Optimizer, Trainable
 from skillgraft.core.graft import Graft
@@ -28,6 +27,7 @@ from skillgraft.tasks.encoder import Encoded
 from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.fine_tuning import FineTuning, finetune
 from skillgraft.training.trainable import trainable
+from test_training import Killed, Tiny, config, course, equal, examples, killing
 
 
 def trained(tmp_path: Path, cfg: SimpleNamespace, only: dict[str, Tensor] | None = None) -> Tiny:

@@ -107,11 +107,10 @@ def test_localize_finds_on_a_gpu_what_it_finds_on_a_cpu() -> None:
 
 def tuned(folder: Path, devices: int, strategy: str) -> dict[str, torch.Tensor]:
     """Fine-tune the embedded model without dropout, and return what was trained."""
-    from test_training import course, examples
-
     from skillgraft.models import checkpoint_files, pretrained
     from skillgraft.training.fine_tuning import finetune
     from skillgraft.training.resumable import log_nothing
+    from test_training import course, examples
 
     cfg = composed("trainer=gpu", "finetune.steps=4", "finetune.evaluate_every=4")
     cfg.trainer.devices, cfg.trainer.strategy = devices, choices.Strategy(strategy)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stores import add, status
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -23,6 +22,7 @@ from skillgraft.config.schema import ClaimConfig
 from skillgraft.embedded import MODEL
 from skillgraft.runtime import files
 from skillgraft.store import garbage, index
+from stores import add, status
 
 GROUP = get_command(program.app).commands  # type: ignore[attr-defined]
 # How each command is called in a store `runs` with the runs `a` and `b`; a new command needs a line.

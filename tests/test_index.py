@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from stores import add, metrics, status
 
 from skillgraft.analysis import collect, tables
 from skillgraft.evaluation.intervals import over_seeds
 from skillgraft.store import index, metric_names
 from skillgraft.store.folders import Store
+from stores import add, metrics, status
 
 
 def answers(root: Path, n: int = 0) -> list[Any]:

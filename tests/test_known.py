@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stores import pretend
 
 from runs import CONTEXT, TINY, composed, expanded, make
 from skillgraft.config import compose, packages
@@ -18,6 +17,7 @@ from skillgraft.runtime import files
 from skillgraft.store import job_cache, names
 from skillgraft.tasks import loading
 from skillgraft.tasks.rows import SPLITS
+from stores import pretend
 
 Made = Callable[..., Path]
 

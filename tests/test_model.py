@@ -9,14 +9,14 @@ import os
 import re
 from pathlib import Path
 
-import models
 import pytest
 import torch
-from models import FAMILIES, TOKENIZERS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
+import models
 import runs
+from models import FAMILIES, TOKENIZERS
 from skillgraft.config.schema import ModelConfig, RunConfig
 from skillgraft.models import checkpoint_files, families, pretrained
 from skillgraft.models.classifier import Classifier, new_head

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from runs import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import TOKENIZERS, WORDS, tokenizer
 
+from models import TOKENIZERS, WORDS, tokenizer
 from runs import composed
 from skillgraft.config.schema import RunConfig, TaskConfig
 from skillgraft.runtime.errors import InputError

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
-from test_graft import META, PRE, Net, assert_same, assert_same_graft, bits
-from test_graft import make as small
 
 import runs
 from runs import TINY, make
@@ -26,6 +24,8 @@ from skillgraft.export.hub import load_from_hub, push_to_hub
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import hub_files
+from test_graft import META, PRE, Net, assert_same, assert_same_graft, bits
+from test_graft import make as small
 
 TOKEN = "hf_neverToBeSeenInAnyOutput"
 

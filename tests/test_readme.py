@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
-import find_lines
-import measure_house
 import pytest
 import typer
 import yaml
@@ -19,6 +17,8 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
+import find_lines
+import measure_house
 from skillgraft.config import packages
 from skillgraft.config.compose import register
 

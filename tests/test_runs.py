@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from stores import add, status
 
 import skillgraft
 from runs import FEW, TINY, make
@@ -18,6 +17,7 @@ from skillgraft.analysis.runs import NAMES
 from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import metric_names
+from stores import add, status
 
 
 @pytest.fixture(scope="module")

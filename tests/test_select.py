@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_training import Tiny, config, examples
 from torch import Tensor, nn
 
 from runs import FEW, TINY, composed, make, refused
@@ -27,6 +26,7 @@ from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.training import mask_batches, mask_training
 from skillgraft.training.losses import batch_losses
+from test_training import Tiny, config, examples
 
 Loss = Callable[[dict[str, nn.Parameter], Any], Tensor]
 

@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
-from wandb_server import serving
 
 from runs import TINY, command, make
 from skillgraft.analysis import collect, plots
@@ -29,6 +28,7 @@ from skillgraft.runtime.files import read_json, write_json
 from skillgraft.store import checksums, index, metric_names
 from skillgraft.store.folders import Store
 from skillgraft.tracking import dashboard, sync, wandb_names
+from wandb_server import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "src" / "skillgraft" / "README.md").read_text(encoding="utf-8")

@@ -20,11 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stores import add, pretend, status
-
 from runs import CONTEXT, composed
 from skillgraft.experiments import making, run, summary
 from skillgraft.store import index
+from stores import add, pretend, status
 
 
 def say(what: str, runs: int, **figures: float) -> None:
