@@ -1,4 +1,4 @@
-"""Initial scores, and the best mask so far."""
+"""The initial scores S of mask training, and the record of the best mask."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from skillgraft.runtime.seeds import derive
 
 
 def initial_scores(total: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return S, uniform in [0, 1), drawn from the mask's seed, independent of any other."""
+    """Return the initial scores S, (n,), uniform in [0, 1), drawn from a generator of their own.
+
+    S < 1 is far below c = 10, so that γ(S) starts within 1.3e-4 of γ_base (Panigrahi et al., 2023).
+    """
+    # Differs from the authors' code, which draws S tensor by tensor from torch's global generator: there,
+    # any other draw changes the mask.
     generator = torch.Generator().manual_seed(derive(seed, "mask", "scores"))
     return torch.rand(total, generator=generator, dtype=dtype)
 
 
 @dataclass
 class BestMask:
-    """The best mask so far: a later one must be strictly better."""
+    """The best region so far, with the step and the objective at which the region was found.
+
+    `score` is the objective, which is maximized. `region` holds sorted flat indices, int64.
+    """
 
     step: int = -1
     score: float = -math.inf
     region: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def offer(self, step: int, score: float, chosen: Tensor) -> bool:
-        """Keep a candidate where it is strictly better, and return whether it was."""
+        """Keep a candidate whose objective is strictly larger, and return whether the candidate was kept."""
         if self.step >= 0 and score <= self.score:
             return False
+        # a copy: the caller may go on to write into `chosen`
         self.step, self.score, self.region = step, score, chosen.clone()
         return True

@@ -1,4 +1,8 @@
-"""A model's graftable parameters as views of one flat vector."""
+"""A model's graftable parameters as views of one flat vector.
+
+Mask training rewrites all graftable parameters at every step. One flat vector, cut into chunks that
+fit a core's cache, makes this one pass over memory instead of several operations on each tensor.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from skillgraft.core.layout import FlatLayout
 
 
 class FlatModel:
-    """A model's graftable parameters as views of one flat vector θ.
+    """A model's graftable parameters as views of one flat vector θ, (n,).
 
-    The tensors that the parameters had are kept as θ_pre and put back by `close`, bit for bit.
-    Model-sized memory: θ_pre, θ, θ_ft and the gradients, which stay the tensors that autograd makes;
-    Δ is made of θ_ft where it is needed.
+    The parameters' own tensors are kept as θ_pre, and `close` puts them back bit for bit. The memory is
+    four times the graftable parameters: θ_pre, θ, θ_ft and the gradients that autograd makes. Δ is
+    computed chunk by chunk and never stored. (The authors' code holds three models, Δ, S and γ_base.)
     """
 
     def __init__(
@@ -25,28 +29,30 @@ class FlatModel:
     ) -> None:
         self.parameters = dict(parameters)
         self.layout = FlatLayout.of(self.parameters)
+        # name → (θ_pre, gradient, requires_grad), as `close` restores them
         self.before = {
             name: (p.data, p.grad, p.requires_grad) for name, p in self.parameters.items()
         }
         first = next(iter(self.before.values()))[0]
-        self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)
+        self.theta = torch.empty(self.layout.total, dtype=first.dtype, device=first.device)  # (n,)
         self.finetuned = {n: finetuned[n].to(p) for n, p in self.pretrained.items()}
         self.cut()
         self.link()
 
     def cut(self) -> None:
-        """Cut θ_pre and θ_ft into chunks, of views of their tensors."""
+        """Cut θ_pre and θ_ft into chunks: lists of flat views of their tensors."""
         self.sizes = chunk_sizes(self.theta)
         self.parts = [self.chunked(self.pretrained), self.chunked(self.finetuned)]
+        # the slice of the flat vector that each chunk covers
         ends = list(accumulate(sum(p.numel() for p in part) for part in self.parts[0]))
         self.slices = [slice(*pair) for pair in pairwise([0, *ends])]
 
     def chunked(self, tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
-        """Return the chunks of named tensors, each of one or more flat views."""
+        """Return the chunks of named tensors, each as a list of flat views."""
         return group_views([tensors[name] for name in self.parameters], *self.sizes)
 
     def link(self) -> None:
-        """Make the parameters views of the flat vector, without a gradient."""
+        """Make every parameter a view of the flat vector θ, and clear its gradient."""
         views = self.layout.views(self.theta)
         for name, parameter in self.parameters.items():
             parameter.data = views[name]
@@ -54,13 +60,14 @@ class FlatModel:
             parameter.grad = None
 
     def take_gradients(self) -> dict[str, Tensor]:
-        """Return by name what autograd has gathered since the last call, and clear it.
+        """Return the gradients accumulated since the last call by parameter name, and clear them.
 
-        A parameter that the loss did not reach has zeros.
+        A parameter that the loss does not depend on has a gradient of zeros.
         """
         out = {}
         for name, parameter in self.parameters.items():
             gradient, parameter.grad = parameter.grad, None
+            # one zero, expanded: no memory for a gradient that does not exist
             out[name] = (
                 parameter.new_zeros(()).expand_as(parameter) if gradient is None else gradient
             )
@@ -68,13 +75,16 @@ class FlatModel:
 
     @property
     def pretrained(self) -> dict[str, Tensor]:
-        """θ_pre by name: the very tensors that the parameters had."""
+        """θ_pre by parameter name: the tensors themselves, not copies."""
         return {name: data for name, (data, _, _) in self.before.items()}
 
     @torch.no_grad()
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield slices of the flat vectors, with θ_pre and Δ there: to be read, until the next."""
-        spare = self.theta.new_empty(self.sizes[0])  # used again, it stays in the cache
+        """Yield (slice of the flat vector, θ_pre there, Δ there) for each chunk.
+
+        The tensors are to be read only, and Δ is overwritten when the next chunk is requested.
+        """
+        spare = self.theta.new_empty(self.sizes[0])  # one buffer for all chunks stays in the cache
         for at, before, after in zip(self.slices, *self.parts, strict=True):
             pretrained = join_views(before)
             delta = torch.sub(join_views(after), pretrained, out=spare[: at.stop - at.start])
@@ -82,7 +92,11 @@ class FlatModel:
 
     @torch.no_grad()
     def write(self, gamma: Callable[[slice], Tensor | float]) -> None:
-        """Write θ_pre + γ ⊙ Δ into the parameters; `gamma` gives γ of a chunk, or a number."""
+        """Write θ = θ_pre + γ ⊙ Δ into the parameters.
+
+        `gamma` maps the slice of a chunk to γ there: a tensor of the chunk's size, or one number for all
+        of its parameters, as in WiSE-FT's θ_pre + αΔ (Wortsman et al., CVPR 2022).
+        """
         for at, pretrained, delta in self.chunks():
             share = gamma(at)
             if isinstance(share, Tensor):
@@ -91,13 +105,13 @@ class FlatModel:
                 torch.add(pretrained, delta, alpha=share, out=self.theta[at])
 
     def times_delta(self, values: Tensor) -> Tensor:
-        """Multiply (n,) values by Δ, in place, and return them."""
+        """Multiply values, (n,), by Δ in place, and return the values."""
         for at, _, delta in self.chunks():
             values[at].mul_(delta)
         return values
 
     def close(self) -> None:
-        """Give every parameter back its own tensor, gradient and flag."""
+        """Give every parameter its own tensor, gradient and requires_grad flag back."""
         for name, parameter in self.parameters.items():
             data, gradient, flag = self.before[name]
             parameter.data, parameter.grad = data, gradient
@@ -105,26 +119,30 @@ class FlatModel:
 
 
 def chunk_sizes(like: Tensor) -> tuple[int, int]:
-    """Return how many entries of a flat vector to work on at once, and up to how many to copy together.
+    """Return two numbers of elements: the size of a chunk, and the largest chunk made by copying.
 
-    To copy views of tensors into one chunk is cheaper than many operations on small ones. A core's
-    cache makes it dearer than a few; a GPU, whose kernels take longer to start than to copy, does not.
+    Small tensors are copied into one chunk, because many operations on small tensors cost more than the
+    copy. On a CPU a copy of large tensors costs more than it saves, since it passes through the cache.
+    On a GPU the start of a kernel costs more than the copy, so that a chunk of any size may be copied.
     """
     if like.device.type != "cpu":
         return 1 << 22, 1 << 22
-    size = top_k.CHUNK * torch.get_num_threads()
+    size = top_k.CHUNK * torch.get_num_threads()  # each thread works on one CHUNK
     return size, size // 8
 
 
 def join_views(parts: list[Tensor]) -> Tensor:
-    """Return the views of a chunk as one tensor: the view itself where there is but one."""
+    """Return the views of a chunk as one flat tensor: a single view itself, several views copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def group_views(tensors: Iterable[Tensor], size: int, small: int) -> list[list[Tensor]]:
-    """Return tensors as flat views in order, cut to at most `size` entries, those up to `small` together."""
+    """Return tensors, in order, as groups of flat views of at most `size` elements each.
+
+    Consecutive views share a group as long as the group has at most `small` elements.
+    """
     out: list[list[Tensor]] = []
-    held = 0
+    held = 0  # elements in the last group
     for tensor in tensors:
         for part in tensor.detach().reshape(-1).split(size):
             if part.numel() == 0:

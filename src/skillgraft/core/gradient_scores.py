@@ -1,4 +1,7 @@
-"""Scores of entries by the gradient of the loss, and by magnitude."""
+"""Rank parameters by the gradient of the loss, or by magnitude: selectors that learn no mask.
+
+g is the mean gradient ∂L/∂θ over batches, (n,). A selector keeps the k parameters of largest value.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,19 @@ from skillgraft.core.flat_model import FlatModel
 from skillgraft.core.layout import FlatLayout
 from skillgraft.runtime.errors import InputError
 
-Pass = Callable[[], Iterable[Tensor]]  # one pass over the examples: the loss of each batch
+# one pass over the examples, which yields the scalar loss of each batch
+Pass = Callable[[], Iterable[Tensor]]
 
 
 def magnitude(finetuned: Mapping[str, Tensor]) -> Tensor:
-    """Return |θ_ft|; (n,)."""
+    """Return the magnitudes |θ_ft| as one flat vector, (n,)."""
     return FlatLayout.of(finetuned).flatten(finetuned).abs_()
 
 
 def mean_gradient(flat: FlatModel, losses: Pass, *, squared: bool = False) -> Tensor:
-    """Return the mean over batches of the loss's gradient, or of its square, where θ stands; (n,).
+    """Return the mean over batches of g, or of g² with `squared`, at the present θ, (n,).
 
-    Raises InputError where the loss or the gradient is not finite: no order would mean anything.
+    Raises InputError where the gradient is not finite, since NaN has no place in a ranking.
     """
     total, count = torch.zeros_like(flat.theta), 0
     views = flat.layout.views(total)
@@ -42,32 +46,37 @@ def mean_gradient(flat: FlatModel, losses: Pass, *, squared: bool = False) -> Te
 
 
 def gradient_at(flat: FlatModel, losses: Pass, share: float, *, squared: bool = False) -> Tensor:
-    """Return the mean over batches of g, or of g², at θ_pre + share · Δ; (n,)."""
+    """Return the mean over batches of g, or of g² with `squared`, at θ_pre + share · Δ, (n,)."""
     flat.write(lambda _: share)
     return mean_gradient(flat, losses, squared=squared)
 
 
 def path_gradient(flat: FlatModel, losses: Pass, points: int, *, squared: bool = False) -> Tensor:
-    """Return the mean of g, or of g², over the middles of `points` equal parts of θ_pre → θ_ft; (n,)."""
+    """Return the mean of g, or of g² with `squared`, over the path θ_pre → θ_ft, (n,).
+
+    The path is cut into `points` equal parts, and the gradient is taken at the middle of each (the
+    midpoint rule, whose error is O(points⁻²)).
+    """
     total = torch.zeros_like(flat.theta)
-    for point in range(points):  # a sum as it goes: one vector, not one a point
+    for point in range(points):  # a running sum: one (n,) vector instead of one per point
         total.add_(gradient_at(flat, losses, (point + 0.5) / points, squared=squared))
     return total.div_(points)
 
 
 def attribution(flat: FlatModel, losses: Pass, points: int) -> Tensor:
-    """Return −g ⊙ Δ, g the mean gradient at points of the path θ_pre → θ_ft; (n,).
+    """Return −g ⊙ Δ, where g is the mean gradient along the path θ_pre → θ_ft, (n,).
 
-    Its sum is, to the order of the points, by how much fine-tuning lowers the loss (integrated
-    gradients): an entry's own part of it is what grafting it alone is worth.
+    These are integrated gradients (Sundararajan et al., ICML 2017): their sum approximates
+    L(θ_pre) − L(θ_ft), so that each value is the parameter's share of the loss that fine-tuning removes.
     """
     return flat.times_delta(path_gradient(flat, losses, points)).neg_()
 
 
 def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
-    """Return g² ⊙ Δ², g² the mean squared gradient at points of the path θ_pre → θ_ft; (n,).
+    """Return F ⊙ Δ², where F is the mean of g² along the path θ_pre → θ_ft, (n,).
 
-    The gradient is that of a batch, so of an example in batches of one.
+    F is the diagonal of the empirical Fisher information where every batch holds one example; with
+    larger batches g is a batch's mean gradient, and F is smaller.
     """
     squares = path_gradient(flat, losses, points, squared=True)
     return flat.times_delta(flat.times_delta(squares))
@@ -76,17 +85,17 @@ def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
 def greedy(
     flat: FlatModel, losses: Pass, count: int, rounds: int, barred: Tensor | None = None
 ) -> Tensor:
-    """Return `count` entries chosen in rounds: each takes its share of the largest −g ⊙ Δ that are left.
+    """Return the flat indices of `count` parameters, chosen in rounds by the largest −g ⊙ Δ.
 
     g is taken anew at the graft of the entries chosen so far, so that what they have already gained
     is not counted twice. `barred` are flat indices that are not to be had.
     """
-    chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.theta.device)
+    chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.theta.device)  # γ, (n,)
     never = torch.zeros(0, dtype=torch.int64) if barred is None else barred
     for number in range(1, rounds + 1):
         here = chosen.nonzero().view(-1)
         wanted = round(count * number / rounds) - here.numel()
-        if wanted <= 0:  # fewer entries than rounds
+        if wanted <= 0:  # fewer parameters than rounds
             continue
         flat.write(lambda at: chosen[at])
         worth = flat.times_delta(mean_gradient(flat, losses)).neg_()

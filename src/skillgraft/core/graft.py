@@ -1,4 +1,8 @@
-"""The graft: a value that holds a region with its fine-tuned and pre-trained values."""
+"""The graft: a region γ with the fine-tuned and the pre-trained values inside the region.
+
+A graft stores only the parameters where γ = 1, so that its file has the size of the region and not of
+the model. (The authors' code saves S for every graftable parameter, without names or γ_base.)
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, eq=False)
 class Graft:
-    """θ_pre + γ⊙Δ, as what of it differs from θ_pre.
+    """The grafted model θ_pre + γ ⊙ Δ, stored as the parameters where γ = 1.
 
-    `indices`, `values` and `pretrained` map each graftable parameter's name to sorted flat indices
-    (int64), the fine-tuned values there and the pre-trained values there; `shapes` to its shape.
-    `base` is the digest of all graftable pre-trained tensors. `head` holds a new linear head.
+    Each mapping has the names of all graftable tensors. `indices` maps a name to sorted flat indices
+    into the tensor, (k,) int64; `values` to the fine-tuned values there, (k,); `pretrained` to the
+    pre-trained values there, (k,); `shapes` to the tensor's shape. `base` is the SHA-256 of all graftable
+    pre-trained tensors. `meta` says how the graft was made. `head` holds a new linear head, if any.
     """
 
     indices: Mapping[str, Tensor]
@@ -43,7 +48,7 @@ class Graft:
         meta: Mapping[str, Any] | None = None,
         head: Mapping[str, Tensor] | None = None,
     ) -> Graft:
-        """Return the graft of sorted flat indices `chosen`, counted through `pretrained` in its order."""
+        """Return the graft of the region `chosen`, sorted flat indices through `pretrained` in its order."""
         layout = FlatLayout.of(pretrained)
         indices = {name: part.cpu() for name, part in layout.split(chosen).items()}
 
@@ -62,78 +67,91 @@ class Graft:
 
     @property
     def layout(self) -> FlatLayout:
-        """How the graftable tensors lie in one flat vector."""
+        """The order of the graftable tensors in one flat vector."""
         return FlatLayout(self.shapes)
 
     @property
     def size(self) -> int:
-        """‖γ‖₀, the number of entries in the region."""
+        """The number of parameters in the region, ‖γ‖₀."""
         return sum(index.numel() for index in self.indices.values())
 
     @property
     def graftable(self) -> int:
-        """The number of graftable parameters."""
+        """The number of graftable parameters, n."""
         return self.layout.total
 
     @property
     def sparsity(self) -> float:
-        """The measured share of graftable parameters that the region keeps."""
+        """The measured share of graftable parameters in the region, ‖γ‖₀ / n, in [0, 1].
+
+        The paper calls this share sparsity: a smaller number means a smaller region.
+        """
         return self.size / self.graftable if self.graftable else 0.0
 
     density = sparsity  # the same number by the word of the pruning literature
 
     def region(self) -> Tensor:
-        """Return the sorted flat indices of the region through all graftable tensors, int64."""
+        """Return the region as sorted flat indices through all graftable tensors, (‖γ‖₀,) int64."""
         return self.layout.join(self.indices)
 
     def overlap(self, other: Graft) -> dict[str, float | None]:
-        """Return `iou`, `a_in_b`, `b_in_a` and `chance` of two regions of one base model."""
+        """Return `iou`, `a_in_b`, `b_in_a` and `chance` of this region A and another region B.
+
+        `regions.overlap` defines the four. Raises GraftError where the base models differ.
+        """
         same_base([self, other])
         theirs = self.layout.join(other.indices)  # in this graft's order of tensors
         return regions.overlap(self.region(), theirs, self.graftable)
 
     def iou(self, other: Graft) -> float:
-        """Return |A∩B| / |A∪B|; two empty regions have 0."""
+        """Return the intersection over union |A∩B| / |A∪B| of two regions, 0 for two empty regions."""
         return self.overlap(other)["iou"] or 0.0
 
     def __or__(self, other: Graft) -> Graft:
-        """Return the union; a shared entry gets the mean of the two values."""
+        """Return the union of two grafts; a parameter of both gets the mean of the two values."""
         return union([self, other])
 
     def __and__(self, other: Graft) -> Graft:
-        """Return the intersection, with this graft's values."""
+        """Return the intersection of two grafts, with this graft's values."""
         return intersection([self, other])
 
     def apply(self, model: M) -> M:
-        """Write the graft into `model` in place and return it; nothing is written where it does not fit.
+        """Write the graft into `model` in place, and return the model.
 
-        The stored pre-trained values are compared, not the whole model. Raises GraftError.
-        `active(model, graft)` is the same inside a `with` block, and undoes it.
+        The model must hold the stored pre-trained values inside the region; parameters outside are not
+        compared. Raises GraftError where the graft does not fit; the model is then unchanged.
+        `active(model, graft)` grafts for the length of a `with` block only.
         """
         for target in patches.find_patches(self, model):
             target.write(self.values[target.name])
         return model
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, whole or not at all; indices are int32 where they fit."""
+        """Write the graft as one safetensors file, and return the path.
+
+        The file appears complete or not at all. Indices are int32 where every tensor is small enough.
+        """
         return graft_file.write(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Graft:
-        """Read a graft file; raises GraftError where it is missing, truncated, altered or no graft."""
+        """Return the graft of a file.
+
+        Raises GraftError where the file is missing, truncated, altered, or not a graft.
+        """
         return cls(**graft_file.read(path))
 
     def __repr__(self) -> str:
-        """Return one line: size, sparsity, base model, task, selector, and where most of it is."""
+        """Return one line: size, sparsity, base model, task, selector, and the main layer and module."""
         return graft_facts.one_line(self)
 
     def _repr_html_(self) -> str:
-        """Return a small table for a notebook."""
+        """Return a small HTML table for a notebook."""
         return graft_facts.html_table(self)
 
 
 def same_base(grafts: Sequence[Graft]) -> None:
-    """Raise GraftError unless all grafts are of one base model."""
+    """Raise GraftError unless all grafts have the same base model."""
     first = grafts[0]
     for other in grafts:
         if first.base != other.base:
@@ -142,13 +160,15 @@ def same_base(grafts: Sequence[Graft]) -> None:
 
 
 def union(grafts: Sequence[Graft]) -> Graft:
-    """Return the union of grafts of one base; a shared entry gets the mean of all values it has.
+    """Return the union of grafts of one base model; a shared parameter gets the mean of its values.
 
-    Of three and more this is not a | b | c, which would weigh the last most.
+    For three and more grafts the union differs from a | b | c, which would weigh the last graft most.
+    Localize-and-Stitch merges models by the same mean (He et al., TMLR 2025).
     """
     first = grafts[0]
     same_base(grafts)
-    alike: dict[tuple[torch.dtype, ...], list[str]] = {}  # names whose values fit one vector
+    # Tensors of the same dtypes are joined into one vector: one sort instead of one per tensor.
+    alike: dict[tuple[torch.dtype, ...], list[str]] = {}
     for name in first.shapes:
         alike.setdefault(tuple(graft.values[name].dtype for graft in grafts), []).append(name)
     indices: dict[str, Tensor] = {}
@@ -158,13 +178,16 @@ def union(grafts: Sequence[Graft]) -> Graft:
         layout = FlatLayout({name: first.shapes[name] for name in names})
         every = torch.cat([layout.join(graft.indices) for graft in grafts])
         value = torch.cat([graft.values[name] for graft in grafts for name in names])
+        # index: the union's u parameters, (u,); place: where each of all m values belongs there, (m,);
+        # count: how many grafts hold each parameter, (u,)
         index, place = every.unique(return_inverse=True)
         count = torch.bincount(place, minlength=index.numel())
-        # in float64, where the sum of large fp16 values is finite
+        # in float64, where a sum of large fp16 values stays finite
         total = torch.zeros(index.numel(), dtype=torch.float64).index_add_(0, place, value.double())
         one, before = (torch.empty(index.numel(), dtype=value.dtype) for _ in range(2))
         one[place] = value
         before[place] = torch.cat([graft.pretrained[name] for graft in grafts for name in names])
+        # a value of one graft alone keeps its bits
         mean = torch.where(count > 1, (total / count).to(value.dtype), one)
         parts = layout.split(index)
         sizes = [part.numel() for part in parts.values()]
@@ -176,7 +199,7 @@ def union(grafts: Sequence[Graft]) -> Graft:
 
 
 def intersection(grafts: Sequence[Graft]) -> Graft:
-    """Return the intersection of grafts of one base, with the first one's values."""
+    """Return the intersection of grafts of one base model, with the values of the first graft."""
     first = grafts[0]
     same_base(grafts)
     indices, values, pretrained = {}, {}, {}
@@ -197,7 +220,7 @@ def combined(
     pretrained: Mapping[str, Tensor],
     head: Mapping[str, Tensor],
 ) -> Graft:
-    """Return a graft that says which grafts it was made from."""
+    """Return a graft whose `meta` names the grafts from which the graft was made."""
     first = grafts[0]
     meta = {
         "model": first.meta.get("model"),
@@ -208,5 +231,5 @@ def combined(
 
 
 def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Return whether two mappings of tensors are equal, bit for bit."""
+    """Return whether two mappings have the same names and equal tensors."""
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,4 +1,4 @@
-"""What there is to say of a graft: its base, its tasks, and where its region lies."""
+"""A description of a graft: its base model, its tasks, and the layers and modules of its region."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def base_name(graft: Graft) -> str:
-    """Return the base model's name and the start of its digest."""
+    """Return the base model's name and the first 12 digits of its digest."""
     return f"{graft.meta.get('model', 'unnamed')} ({graft.base[:12]})"
 
 
 def tasks_of(graft: Graft) -> list[str]:
-    """Return the tasks whose regions the graft holds: one, or those of its parents."""
+    """Return the tasks for which the graft's region was chosen: one, or the tasks of its parents."""
     return list(dict.fromkeys(named_tasks(graft.meta)))
 
 
@@ -29,17 +29,17 @@ def sizes_of(graft: Graft) -> dict[str, int]:
 
 
 def shares_by_layer(graft: Graft) -> dict[str, float]:
-    """Return the share of the region in each transformer block, by its number."""
+    """Return the share of the region in each transformer block, by the block's number."""
     return regions.shares(sizes_of(graft), layer_of)
 
 
 def shares_by_module(graft: Graft) -> dict[str, float]:
-    """Return the share of the region in each kind of module."""
+    """Return the share of the region in each kind of module (query, key, MLP in, …)."""
     return regions.shares(sizes_of(graft), module_of)
 
 
 def facts(graft: Graft) -> dict[str, str]:
-    """Return what there is to say of a graft in a few lines, each with its name."""
+    """Return the description of a graft, one line of text by its name."""
     told = {"selector": "selector", "requested sparsity": "requested_sparsity", "rule": "rule"}
     told |= {"fine-tuning": "finetune", "seed": "seed"}
     size = f"{graft.size:,} of {graft.graftable:,} parameters ({graft.sparsity:.2e})"
@@ -54,7 +54,7 @@ def facts(graft: Graft) -> dict[str, str]:
 
 
 def one_line(graft: Graft) -> str:
-    """Return size, sparsity, base model, task, selector, and where most of the region is."""
+    """Return one line: size, sparsity, base model, task, selector, and the main layer and module."""
     about = [f"{key}={graft.meta[key]}" for key in ("task", "selector") if key in graft.meta]
     if graft.size:
         layer, module = most(shares_by_layer(graft), 1), most(shares_by_module(graft), 1)
@@ -66,15 +66,15 @@ def one_line(graft: Graft) -> str:
 
 
 def html_table(graft: Graft) -> str:
-    """Return a small table for a notebook."""
+    """Return the description of a graft as a small HTML table."""
     rows = (map(html.escape, pair) for pair in facts(graft).items())
     cells = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
     return f"<table>{''.join(cells)}</table>"
 
 
 def named_tasks(meta: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the tasks that a graft's region was chosen for: its own, or those of its parents."""
-    if "regions" in meta:  # stored grafts, evaluated on another task
+    """Yield the tasks for which a region was chosen, from a graft's `meta` and those of its parents."""
+    if "regions" in meta:  # stored grafts that a run evaluates on another task
         yield from meta["regions"]
     elif "parents" in meta:
         for parent in meta["parents"]:
@@ -84,6 +84,6 @@ def named_tasks(meta: Mapping[str, Any]) -> Iterator[str]:
 
 
 def most(shares: Mapping[str, float], count: int = 3) -> str:
-    """Return the groups with the largest shares of a region, in percent: '3 (41 %), 2 (30 %)'."""
+    """Return the `count` groups with the largest shares of a region, in percent: '3 (41 %), 2 (30 %)'."""
     order = sorted((group for group in shares if shares[group]), key=lambda group: -shares[group])
     return ", ".join(f"{group} ({round(100 * shares[group])} %)" for group in order[:count])

@@ -1,4 +1,8 @@
-"""The file of a graft: one safetensors file, checked by its digest."""
+"""Read and write graft files: one safetensors file each, checked by a digest of its content.
+
+For each tensor NAME with parameters in the region, the file holds `indices/NAME`, `values/NAME` and
+`pretrained/NAME`, each (k,). The header `skillgraft` is JSON: format, base, shapes, meta and digest.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,14 @@ from skillgraft.runtime.files import atomic_write
 if TYPE_CHECKING:
     from skillgraft.core.graft import Graft
 
-FORMAT = 1  # of the file; a reader refuses a newer one
+FORMAT = 1  # version of the file format; `read` refuses a newer version
 
 
 def write(graft: Graft, path: str | Path) -> Path:
-    """Write one safetensors file, whole or not at all; indices are int32 where they fit."""
+    """Write a graft as one safetensors file, complete or not at all, and return the path.
+
+    Indices are int32 where every tensor has fewer than 2³¹ elements, and int64 otherwise.
+    """
     path = Path(path)
     small = max(graft.layout.sizes, default=0) < 2**31
     kind = torch.int32 if small else torch.int64
@@ -43,21 +50,21 @@ def write(graft: Graft, path: str | Path) -> Path:
         "meta": dict(graft.meta),
         "size": graft.size,
         "graftable": graft.graftable,
-        # of the tensors that have no entry and so are not in the file
+        # the dtype of tensors without a parameter in the region, which are not in the file
         "dtype": str(next(iter(graft.values.values()), torch.empty(0)).dtype),
     }
     header["digest"] = digest_of(header, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a fixed name: a resumed run must not publish what a killed one left
+    # a fixed name: a resumed run overwrites the partial file that a killed run left in its folder
     with atomic_write(path, path.with_name(path.name + ".partial")) as scratch:
         scratch.write_bytes(save(tensors, {"skillgraft": json.dumps(header)}))
     return path
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return the fields of the graft in a file.
+    """Return the fields of `Graft` from a file.
 
-    Raises GraftError where the file is missing, truncated, altered or no graft.
+    Raises GraftError where the file is missing, truncated, altered, or not a graft.
     """
     path = Path(path)
     if not path.is_file():
@@ -100,12 +107,12 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of a graft file's header (less its digest) and tensors."""
+    """Return the SHA-256 of a graft file's header (without the digest itself) and tensors."""
     return hashlib.sha256((json.dumps(header) + digests.digest(tensors)).encode()).hexdigest()
 
 
 def check_indices(indices: Mapping[str, Tensor], shapes: Mapping[str, tuple], path: Path) -> None:
-    """Raise GraftError for an index that is out of range, or not above the one before it."""
+    """Raise GraftError where the indices of a tensor are out of range, or not sorted and unique."""
     for name, size in zip(shapes, FlatLayout(shapes).sizes, strict=True):
         index = indices[name]
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:

@@ -1,4 +1,4 @@
-"""Named tensors as one flat vector."""
+"""Flat indices: named tensors laid end to end in one vector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """The order in which named tensors lie in one flat vector; flat indices count through it."""
+    """The order and shapes of named tensors that lie end to end in one flat (n,) vector."""
 
     shapes: Mapping[str, tuple[int, ...]]
 
@@ -24,16 +24,16 @@ class FlatLayout:
 
     @property
     def sizes(self) -> list[int]:
-        """The number of entries of each tensor."""
+        """The number of elements of each tensor."""
         return [prod(shape) for shape in self.shapes.values()]
 
     @property
     def total(self) -> int:
-        """The number of entries of all tensors, n."""
+        """The number of elements of all tensors together, n."""
         return sum(self.sizes)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Return each tensor as a view of a flat (n,) vector."""
+        """Return, by name, the tensors as views of a flat (n,) vector."""
         parts = flat.split(self.sizes)
         return {
             name: part.view(shape)
@@ -41,11 +41,12 @@ class FlatLayout:
         }
 
     def flatten(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Tensor:
-        """Return named tensors as one flat (n,) vector, a copy."""
+        """Return named tensors copied into one flat (n,) vector."""
         return torch.cat([tensors[name].detach().reshape(-1).to(dtype) for name in self.shapes])
 
     def split(self, indices: Tensor) -> dict[str, Tensor]:
-        """Return, by name, the tensor's own flat indices of sorted indices into the whole vector."""
+        """Return, by name, sorted indices into the flat vector as flat indices into each tensor."""
+        # sorted, so that each tensor's indices are one slice
         ends = list(accumulate(self.sizes))
         cuts = torch.searchsorted(indices, torch.tensor(ends, device=indices.device)).tolist()
         starts = [0, *cuts][: len(cuts)]
@@ -56,7 +57,7 @@ class FlatLayout:
         }
 
     def join(self, indices: Mapping[str, Tensor]) -> Tensor:
-        """Return sorted indices into the whole vector: the inverse of `split`."""
+        """Return flat indices into each tensor as sorted indices into the flat vector: `split` undone."""
         offsets = [0, *accumulate(self.sizes)]
         empty = torch.empty(0, dtype=torch.int64)
         parts = [

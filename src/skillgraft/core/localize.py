@@ -1,4 +1,7 @@
-"""Learn a region without a framework: `localize` (section 3)."""
+"""Learn the region of a skill for any torch module: `localize` (Panigrahi et al., 2023).
+
+`relaxation` defines the symbols θ_pre, θ_ft, Δ, γ, S and c.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def localize(
     score: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
 ) -> Graft:
-    """Learn the region in which `finetuned` has its skill, and return it as a Graft (section 3).
+    """Learn the region to which the skill of `finetuned` is localized, and return the graft of the region.
 
     Args:
         pretrained, finetuned: modules with the same parameters, graftable ones of one dtype. Both
@@ -59,6 +62,7 @@ def localize(
     parameters, targets = graftable_pair(pretrained, finetuned, graftable)
     layout = FlatLayout.of(parameters)
     check_arguments(batches, sparsity, steps, lr, sigmoid_bias)
+    # S is at least float32: σ(S − c) near 1e-4 would lose its digits in half precision
     dtype = torch.promote_types(next(iter(parameters.values())).dtype, torch.float32)
     device = next(iter(parameters.values())).device
     data = {name: p.data for name, p in parameters.items()}
@@ -96,8 +100,10 @@ def search(
     lr: float,
     score: Callable[[nn.Module], float] | None,
 ) -> BestMask:
-    """Train the scores and return the best region; without `score` the last."""
+    """Train the scores S and return the best region, or without an objective (`score`) the last region."""
     best = BestMask()
+    # Differs from the authors' code, which never evaluates the initial mask: the result here is never
+    # worse than the start.
     if score is not None or steps == 0:
         consider(best, 0, relaxed, model, score)
     for step in range(1, steps + 1):
@@ -111,8 +117,9 @@ def search(
                 count += 1
         if count == 0:
             raise ValueError(f"batches: nothing in it at step {step}")
+        # autograd has summed the gradients of the batches: lr / count gives the mean of batch means
         relaxed.step(lr / count)
-        if score is not None or step == steps:  # without a score only the last is asked for
+        if score is not None or step == steps:  # without an objective, the last region only
             consider(best, step, relaxed, model, score)
     return best
 
@@ -124,7 +131,7 @@ def consider(
     model: nn.Module,
     score: Callable[[nn.Module], float] | None,
 ) -> None:
-    """Score the present rounded graft; without a score a later step always counts."""
+    """Evaluate the objective of the rounded graft and keep the best; without one the latest is best."""
     chosen = relaxed.region()
     if score is None:
         best.offer(step, float(step), chosen)
@@ -157,7 +164,10 @@ def graftable_pair(
     finetuned: nn.Module,
     graftable: Callable[[str, nn.Parameter], bool] | None,
 ) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
-    """Return the graftable parameters and the fine-tuned tensors of the same names."""
+    """Return the graftable parameters of `pretrained`, and the tensors of `finetuned` with the same names.
+
+    Raises ValueError where names, shapes, dtypes or devices differ, or a value is not finite.
+    """
     chosen = {
         name: p
         for name, p in pretrained.named_parameters()
@@ -187,7 +197,10 @@ def graftable_pair(
 
 
 def indices_of_mask(mask: Mapping[str, Tensor], layout: FlatLayout) -> Tensor:
-    """Return the sorted flat indices where a mask by parameter name is 1. Raises ValueError unless 0/1."""
+    """Return the sorted flat indices where a mask, given by parameter name, is 1.
+
+    Raises ValueError for values other than 0 and 1.
+    """
     flat = flatten_named(mask, layout, "base")
     inside = flat.nonzero().view(-1)
     if not (flat[inside] == 1).all():
@@ -201,7 +214,7 @@ def flatten_named(
     argument: str,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return named tensors as a flat (n,) vector, after a check of names and shapes."""
+    """Return named tensors as one flat (n,) vector; raises ValueError for other names or shapes."""
     if set(tensors) != set(layout.shapes):
         odd = regions.missing_names(tensors, layout.shapes) or regions.missing_names(
             layout.shapes, tensors
@@ -219,7 +232,11 @@ def flatten_named(
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and its flags and gradients back at the end."""
+    """Keep a model in evaluation mode inside a `with` block, and restore flags and gradients at its end.
+
+    No parameter requires a gradient at the start of the block: RelaxedGraft turns gradients on for the
+    graftable parameters only. (The authors' code computes all gradients and discards most of them.)
+    """
     training = {module: module.training for module in model.modules()}
     flags = {p: (p.requires_grad, p.grad) for p in model.parameters()}
     try:

@@ -1,4 +1,4 @@
-"""Kinds of modules in a transformer, by the names of their parameters."""
+"""Transformer blocks and kinds of modules, found by the names of parameters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from skillgraft.core.layout import FlatLayout
 
-MODULES = {  # kinds of module in a transformer block, by name (method: section 3, `module`)
-    "attention in": r"c_attn\.",  # GPT-2's query, key and value in one matrix
+# Kind of module → pattern of the names that transformers gives to its parameters. The first match counts:
+# BERT's `attention.output.dense` would also match "MLP out".
+MODULES = {
+    "attention in": r"c_attn\.",  # GPT-2 has query, key and value in one matrix
     "query": r"(query|q_lin|q_proj|query_proj)\.|\.q_bias$",
     "key": r"(key|k_lin|k_proj|key_proj)\.",
     "value": r"(value|v_lin|v_proj|value_proj)\.|\.v_bias$",
@@ -23,18 +25,18 @@ MODULES = {  # kinds of module in a transformer block, by name (method: section 
 
 
 def layer_of(name: str) -> str:
-    """Return the number of the transformer block in a parameter's name, or 'other'."""
+    """Return the number of the transformer block to which a parameter belongs, or 'other'."""
     match = re.search(r"(?:^|\.)(\d+)\.", name)
     return match[1] if match else "other"
 
 
 def module_of(name: str) -> str:
-    """Return the kind of module a parameter belongs to, or 'other'."""
+    """Return the kind of module to which a parameter belongs (a key of MODULES), or 'other'."""
     return next((kind for kind, pattern in MODULES.items() if re.search(pattern, name)), "other")
 
 
 def all_of(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tensor:
-    """Return the sorted flat indices of every entry of the tensors whose name is chosen."""
+    """Return the sorted flat indices of all elements of the tensors whose names are chosen."""
     layout = FlatLayout.of(tensors)
     indices = {
         name: torch.arange(size)
@@ -44,7 +46,8 @@ def all_of(tensors: Mapping[str, Tensor], chosen: Callable[[str], bool]) -> Tens
     return layout.join(indices)
 
 
-PART_OF: dict[str, Callable[[str], str]] = {  # the part of the model that a tensor's name is in
+# kind of part → function from a tensor's name to the part of the model that contains the tensor
+PART_OF: dict[str, Callable[[str], str]] = {
     "bias": lambda name: "bias" if name.endswith("bias") else "other",
     "layer": layer_of,
     "module": module_of,
@@ -52,5 +55,5 @@ PART_OF: dict[str, Callable[[str], str]] = {  # the part of the model that a ten
 
 
 def part_names(tensors: Iterable[str], kind: str) -> list[str]:
-    """Return the parts of a kind (PARTS) that there are, in the tensors' order."""
+    """Return the parts of a kind (a key of PART_OF) that occur in a model, in the order of the tensors."""
     return list(dict.fromkeys(map(PART_OF[kind], tensors)))

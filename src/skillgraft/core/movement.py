@@ -1,4 +1,4 @@
-"""The region of the largest movement, γ_base."""
+"""The region γ_base of the parameters that fine-tuning moved most (Panigrahi et al., 2023)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def base_region(
     count: int,
     barred: Tensor | None = None,
 ) -> Tensor:
-    """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together."""
+    """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together.
+
+    One threshold holds for all tensors, so that each layer's share of γ_base follows from its movement.
+    `barred` are flat indices that are excluded. |Δ| is computed chunk by chunk and never stored.
+    """
     sizes = chunk_sizes(next(iter(pretrained.values())))
     total = sum(p.numel() for p in pretrained.values())
     after = {name: finetuned[name].to(p) for name, p in pretrained.items()}
@@ -28,6 +32,7 @@ def base_region(
     def parts() -> Iterator[Tensor]:
         return ((join_views(a) - join_views(b)).abs_() for a, b in zip(*pairs, strict=True))
 
+    # An evenly spaced sample of |Δ| estimates the threshold: most parameters are then compared only once.
     sample = torch.cat(
         [
             (after[n].reshape(-1)[::every] - p.reshape(-1)[::every]).abs_()

@@ -1,4 +1,4 @@
-"""Where a graft lies in a model: the parameters that its tensors match, and their values there."""
+"""Match the tensors of a graft to the parameters of a model, and write values into them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class TensorPatch(NamedTuple):
-    """Where one tensor of a region lies in a model: its flat indices, and the model's values there."""
+    """The part of a region in one parameter of a model.
+
+    `indices` are flat indices into the parameter, (k,). `before` are the model's values there, (k,).
+    """
 
     name: str
     parameter: nn.Parameter
@@ -24,13 +27,17 @@ class TensorPatch(NamedTuple):
     before: Tensor
 
     def write(self, values: Tensor) -> None:
-        """Write values at the indices, in place."""
+        """Write values, (k,), into the parameter at the indices, in place."""
         at = self.indices.to(self.parameter.device)  # the model may have moved inside the block
         regions.write_at(self.parameter.data, at, values.to(self.parameter))
 
 
 def find_patches(graft: Graft, model: nn.Module) -> list[TensorPatch]:
-    """Return where in the model each tensor of the region goes, after every check. Raises GraftError."""
+    """Return the patch of each tensor of a graft's region in a model, after all checks.
+
+    Raises GraftError where a parameter is missing, has another shape, or does not hold the pre-trained
+    values of the graft's base model.
+    """
     wanted = sorted(name for name, index in graft.indices.items() if index.numel())
     found = matching_parameters(graft, wanted, dict(model.named_parameters()))
     targets = []
@@ -54,11 +61,11 @@ def find_patches(graft: Graft, model: nn.Module) -> list[TensorPatch]:
 def matching_parameters(
     graft: Graft, wanted: list[str], parameters: dict[str, nn.Parameter]
 ) -> dict[str, nn.Parameter]:
-    """Return the parameter of each wanted name: all of them behind one and the same prefix.
+    """Return the model's parameter for each wanted name of a graft, all under one common prefix.
 
-    The model may have a prefix that the graft lacks (a wrapper, an LM class) or lack the one
-    that the graft has (a graft learned on the LM class, applied to the encoder). Names may end
-    in each other, so all the graft's names decide between prefixes, not only the wanted.
+    The model may have a prefix that the graft lacks (a wrapper or an LM class), or lack a prefix that
+    the graft has (a graft learned on the LM class and applied to the encoder). One name may be the end
+    of another name, so that all names of the graft, not only the wanted names, decide on the prefix.
     """
     if not wanted:
         return {}
@@ -73,6 +80,7 @@ def matching_parameters(
             for prefix in (full.removesuffix(first) for full in ending)
             if all(prefix + stems[name] in parameters for name in wanted)
         ]
+        # a prefix under which all names of the graft exist is preferred, and the empty prefix most
         whole = [p for p in fitting if all(p + stem in parameters for stem in stems.values())]
         best = [p for p in whole if not p] or whole or fitting
         if len(best) > 1:

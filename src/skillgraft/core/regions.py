@@ -1,4 +1,4 @@
-"""Regions as sorted flat indices: sizes, random regions, overlaps, writing at indices."""
+"""Regions as sorted flat indices: sizes, random regions, overlaps, and writing at indices."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from torch import Tensor
 
 
 def region_size(sparsity: float, graftable: int) -> int:
-    """Return round(s·n), the asked size of a region."""
+    """Return the requested size of a region, round(s · n), from its sparsity s and n graftable parameters."""
     return round(sparsity * graftable)
 
 
 def at_random(total: int, count: int, seed: int, barred: Tensor | None = None) -> Tensor:
-    """Return `count` sorted indices below `total`, uniform without replacement, none of `barred`."""
+    """Return `count` sorted indices below `total`, drawn uniformly without replacement.
+
+    `barred` are indices that are excluded.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(total, generator=generator)
     if barred is not None and barred.numel():
@@ -23,9 +26,9 @@ def at_random(total: int, count: int, seed: int, barred: Tensor | None = None) -
 
 
 def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
-    """Write values at flat indices, in place, whatever the strides.
+    """Write values, (k,), into a tensor of any strides at flat indices, (k,), in place.
 
-    Not `put_`, which torch.use_deterministic_algorithms forbids.
+    torch's own `put_` is not used, because torch.use_deterministic_algorithms forbids it.
     """
     if tensor.is_contiguous():
         tensor.view(-1)[indices] = values
@@ -34,10 +37,11 @@ def write_at(tensor: Tensor, indices: Tensor, values: Tensor) -> None:
 
 
 def overlap(a: Tensor, b: Tensor, total: int) -> dict[str, float | None]:
-    """Return IoU and both asymmetric shares of two sorted index vectors, and the IoU of chance.
+    """Return how much two regions A and B, given as flat indices, overlap.
 
-    `chance` is the IoU that two random regions of these sizes among `total` entries have in the
-    mean (the expected intersection over the expected union); a ratio over nothing is None.
+    `iou` is |A∩B| / |A∪B|, `a_in_b` is |A∩B| / |A|, and `b_in_a` is |A∩B| / |B|. `chance` is the expected
+    intersection over the expected union of two random regions of these sizes among `total` parameters:
+    E|A∩B| = |A| · |B| / total. A ratio whose denominator is 0 is None.
     """
     shared = int(torch.isin(a, b, assume_unique=True).sum())
     expected = a.numel() * b.numel() / total if total else 0.0
@@ -54,7 +58,10 @@ def overlap(a: Tensor, b: Tensor, total: int) -> dict[str, float | None]:
 
 
 def shares(sizes: Mapping[str, int], key: Callable[[str], str]) -> dict[str, float]:
-    """Return the share of a region's entries in each group of tensors, by `key` of the name."""
+    """Return the share of a region's parameters in each group of tensors.
+
+    `sizes` maps a tensor's name to its number of parameters in the region; `key` maps a name to a group.
+    """
     total, groups = sum(sizes.values()), dict.fromkeys(map(key, sizes), 0)
     for name, size in sizes.items():
         groups[key(name)] += size
@@ -62,5 +69,5 @@ def shares(sizes: Mapping[str, int], key: Callable[[str], str]) -> dict[str, flo
 
 
 def missing_names(wanted: Iterable[str], have: Iterable[str]) -> list[str]:
-    """Return the names that are wanted and not there, sorted."""
+    """Return the names of `wanted` that `have` lacks, sorted."""
     return sorted(set(wanted) - set(have))

@@ -1,4 +1,4 @@
-"""The relaxed graft θ(S) in a model's own parameters."""
+"""The relaxed graft θ(S) = θ_pre + γ(S) ⊙ Δ inside a model's own parameters (symbols: `relaxation`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from skillgraft.core.flat_model import FlatModel, join_views
 
 
 class RelaxedGraft(FlatModel):
-    """θ(S) = θ_pre + γ(S) ⊙ Δ, living in a model's own parameters while it is open.
+    """The relaxed graft θ(S) = θ_pre + γ(S) ⊙ Δ, held in a model's own parameters until `close`.
 
-    Beside what a FlatModel has: the scores S, and the sorted flat indices where γ_base is 1.
+    To a FlatModel this adds the scores S, (n,), and γ_base as sorted flat indices, (k,).
     """
 
     def __init__(
@@ -28,45 +28,49 @@ class RelaxedGraft(FlatModel):
         bias: float,
         penalty: float = 0.0,
     ) -> None:
-        self.base, self.scores = base, scores  # (s·n,) indices and (n,) float
+        self.base, self.scores = base, scores  # (k,) int64 indices of γ_base, and (n,) float S
         super().__init__(parameters, finetuned)
-        self.bias, self.penalty = bias, penalty
+        self.bias, self.penalty = bias, penalty  # c, and the strength λ of the ℓ1 penalty on γ
         try:
             self.build()
-        except BaseException:  # the model is not left as views of a half-written vector
+        except BaseException:  # interrupts too: no parameter may stay half-written
             self.close()
             raise
 
     def build(self) -> None:
-        """Write θ(S) into the parameters."""
+        """Write θ(S) = θ_pre + γ(S) ⊙ Δ into the parameters."""
         bases = self.bases()
         self.write(lambda at: relaxation.relax(self.scores[at], next(bases), self.bias))
 
     def cut(self) -> None:
-        """Cut the base region, too, into those of the chunks."""
+        """Cut θ_pre and θ_ft into chunks, and find where each chunk's part of γ_base starts and ends."""
         super().cut()
         ends = torch.tensor([at.stop for at in self.slices], device=self.base.device)
         self.bounds = [0, *torch.searchsorted(self.base, ends).tolist()]
 
     def inside(self) -> Iterator[Tensor]:
-        """Yield where in each chunk γ_base is 1, as indices."""
+        """Yield, for each chunk, the indices into the chunk where γ_base is 1."""
         for at, (first, last) in zip(self.slices, pairwise(self.bounds), strict=True):
             yield self.base[first:last] - at.start
 
     def bases(self) -> Iterator[Tensor]:
-        """Yield γ_base of each chunk as `relax` takes it."""
+        """Yield γ_base of each chunk in the form that `relax` reads fastest."""
         for at, inside in zip(self.slices, self.inside(), strict=True):
             yield relaxation.as_mask(inside, at.stop - at.start)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """S ← S − lr · (1 − 2γ_base) ⊙ g ⊙ Δ ⊙ σ'(S − c), g the gradient gathered since the last step.
+        """Take one SGD step on S and write the new θ(S) into the parameters.
 
-        With a penalty λ, less λ · (1 − 2γ_base) ⊙ σ'(S − c) too: the l1 norm of γ. Clears the gradient
-        and writes the new θ(S).
+            S ← S − (lr · g ⊙ Δ + λ) ⊙ dγ/dS,    dγ/dS = (1 − 2γ_base) ⊙ σ'(S − c)
+
+        g = ∂L/∂θ is the gradient accumulated since the last step, which is cleared, so that g ⊙ Δ is
+        ∂L/∂γ by the chain rule. λ is `penalty`, the strength of the ℓ1 norm of γ; lr does not scale λ.
         """
+        # Differs from the code of Localize-and-Stitch (He et al., TMLR 2025), whose penalty pushes every
+        # |S| up: here λ pulls γ toward 0, which is the ℓ1 norm of their paper.
         gradients, spare = self.chunked(self.take_gradients()), self.scores.new_empty(self.sizes[0])
-        # all in one pass: memory is what it costs
+        # Update and rebuild in one pass over the chunks: the step is limited by memory bandwidth.
         for (at, pretrained, delta), gradient, base in zip(
             self.chunks(), gradients, self.bases(), strict=True
         ):
@@ -79,7 +83,10 @@ class RelaxedGraft(FlatModel):
             torch.addcmul(pretrained, share, delta, out=self.theta[at])
 
     def to(self, device: torch.device) -> None:
-        """Move flat vectors, θ_pre and θ_ft to the device that the model has been moved to, and link."""
+        """Move θ, θ_pre, θ_ft, S and γ_base to a device, and make the parameters views of θ again.
+
+        Lightning moves a model by replacing the data of its parameters, which ends their being views.
+        """
         if self.theta.device != device:
             for name in ("theta", "base", "scores"):
                 setattr(self, name, getattr(self, name).to(device))
@@ -89,11 +96,12 @@ class RelaxedGraft(FlatModel):
         self.link()
 
     def region(self) -> Tensor:
-        """Return the sorted flat indices of round(γ(S))."""
+        """Return the region round(γ(S)) as sorted flat indices."""
         found = []
         for at, chosen in zip(self.slices, self.inside(), strict=True):
             scores = self.scores[at]
-            if not scores.max() < self.bias:  # else nothing is flipped, as nearly everywhere
+            # Where every S < c no bit of γ_base is flipped; in most chunks this saves the rounding.
+            if not scores.max() < self.bias:
                 base = relaxation.as_mask(chosen, scores.numel())
                 chosen = top_k.true_indices(relaxation.round_mask(scores, base, self.bias))
             found.append(chosen + at.start)
@@ -103,9 +111,12 @@ class RelaxedGraft(FlatModel):
     def rounded(self, chosen: Tensor) -> Iterator[None]:
         """Make the model the rounded graft of a region inside a `with` block.
 
-        Only the region's entries are written, into θ_pre's own tensors, and put back exactly.
+        Only the region's parameters are written, into θ_pre's own tensors, and restored bit for bit.
+        Differs from the authors' code, which adds round(γ) ⊙ Δ to all parameters and subtracts it
+        again: θ_pre + (θ_ft − θ_pre) need not equal θ_ft in floating point.
         """
         indices = self.layout.split(chosen)
+        # θ_pre inside the region, and θ(S), which mask training goes on from
         saved = {n: data.take(indices[n]) for n, (data, _, _) in self.before.items()}
         views = {n: p.data for n, p in self.parameters.items()}
         try:

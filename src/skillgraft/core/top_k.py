@@ -1,4 +1,4 @@
-"""The largest entries of a flat vector, in one pass and little memory."""
+"""The k largest values of a flat vector, found in one pass and in little memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18  # entries of a flat vector that a core works on at once: they fit its cache
+CHUNK = 1 << 18  # elements that a core processes at once: 1 MiB of float32 fits its cache
 
 
 def top_k(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
     """Return the sorted flat indices of the `count` largest values; ties go to the lower index.
 
-    `barred` are flat indices that are not to be had. Differs from the authors' code, whose strict >
-    at the k-th value keeps k - 1 entries and loses every tie with it.
+    `barred` are flat indices that are excluded. Differs from the authors' code, whose strict > at the
+    k-th largest value keeps k − 1 parameters, loses every tie with the k-th, and fails for k = 0.
     """
     sample = values[:: sample_stride(values.numel())]
     total = values.numel()
@@ -25,12 +25,17 @@ def top_k(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
 
 
 def sample_stride(total: int) -> int:
-    """Return the step in which to go through values for a sample that `bound` can use."""
+    """Return the stride at which to sample `total` values, about 2²⁰ of them, for `lower_bound`."""
     return max(1, total // 2**20)
 
 
 def lower_bound(sample: Tensor, count: int, total: int) -> Tensor | None:
-    """Return a value that most likely a little more than `count` of `total` are above, or None."""
+    """Return a value that is probably below the `count` largest of `total` values, or None.
+
+    `sample` is an evenly spaced sample. The bound may fail for an unlucky sample: `top_k_of_parts` then
+    makes a second pass.
+    """
+    # the expected rank of the threshold within the sample, plus 4 standard deviations and a little
     share = sample.numel() * max(0, count) / max(1, total)
     rank = int(share + 4 * share**0.5 + 8)
     return sample.topk(rank, sorted=False).values.min() if rank < sample.numel() else None
@@ -43,13 +48,14 @@ def top_k_of_parts(
     barred: Tensor | None = None,
     least: Tensor | None = None,
 ) -> Tensor:
-    """Return what `top` does for `total` values that are not all in memory: `parts` yields them in order.
+    """Return what `top_k` does, for `total` values that `parts` yields in order and that need not fit memory.
 
     They are read once, or twice where `least`, a guess, is not below `count` of them. Beside a part,
     values and indices of at most 2 · `count` entries are in memory, and of no more than there are.
     """
     room = min(total, 2 * count + CHUNK)
     chosen = _one_pass(parts(), room, count, barred, least)
+    # the guess was too high: start again without one
     if least is not None and chosen.numel() < count:
         return _one_pass(parts(), room, count, barred, None)
     return chosen
@@ -65,7 +71,7 @@ def _one_pass(
     if count <= 0:
         return torch.empty(0, dtype=torch.int64)
     barred = None if barred is None else barred.cpu().sort().values
-    # one piece of memory from the start: many small ones between the parts would tear the heap
+    # one allocation for all candidates: many small ones between the parts would fragment the heap
     value, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
     held, start = 0, 0
     for part in parts:
@@ -81,7 +87,9 @@ def _one_pass(
             end, here = held + new.numel(), here[new.numel() :]
             value[held:end], index[held:end] = part[new], new + start
             held = end
-            if held == room > count:  # from here on a value must be above `count` of those before
+            # The buffer is full: keep the `count` largest, whose minimum is from here on the bound.
+            # A later value equal to the bound loses the tie, since its index is higher.
+            if held == room > count:
                 least, kept = _split_largest(value, count)
                 value[:count], index[:count], held = value[kept], index[kept], count
                 here = here[part[here] > least]
@@ -90,15 +98,17 @@ def _one_pass(
 
 
 def _split_largest(value: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the least of the `count` largest of more values, and where in order those are."""
+    """Return the smallest of the `count` largest values, and the sorted indices of those `count` values."""
     least = value.topk(count, sorted=False).values.min()
     inside = value > least
+    # of the ties with the smallest, as many as are missing, the lowest indices first
     inside[true_indices(value == least)[: count - int(inside.sum())]] = True
     return least, true_indices(inside)
 
 
 def true_indices(mask: Tensor) -> Tensor:
-    """Return the sorted indices where a bool (n,) vector is True."""
+    """Return the sorted indices where a bool vector, (n,), is True."""
     if mask.device.type != "cpu":
         return mask.nonzero().view(-1)
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times as fast as torch's
+    # several times as fast as torch.nonzero on a CPU
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
