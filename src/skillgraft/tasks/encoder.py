@@ -1,4 +1,4 @@
-"""Examples as token ids, by template or plainly."""
+"""Turn examples into token ids, with or without a template."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class Encoded(NamedTuple):
-    """One example as token ids.
+    """One example as token ids, with the position at which the model is read.
 
-    `mask` is the position that is read: the mask token's, the last token's of an autoregressive
-    prompt, or 0 without a template.
+    `ids` and `types` (token type ids) have the same length. `mask` is the position of the mask token, of
+    the last token of an autoregressive prompt, or 0 (the first token) without a template. `label` is
+    the index of the label.
     """
 
     ids: list[int]
@@ -32,9 +33,10 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns rows into token ids: by template, or plainly where no position of it is read.
+    """Turns examples into token ids of at most `max_length` tokens.
 
-    With `causal`, the prompt ends where the verbalizer's word would follow.
+    With a `template`, an example fills the template's slots. Without one (None), the texts stand alone.
+    With `causal`, the prompt ends where the label word would follow.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -43,7 +45,7 @@ class Encoder:
     causal: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Return the rows as token ids of at most `max_length`; only their texts are cut."""
+        """Return the examples as token ids; too long ones lose tokens of their texts, not of the template."""
         if self.template is None:
             return [self._plain(row) for row in rows]
         pieces = parse_template(self.template)
@@ -57,7 +59,7 @@ class Encoder:
         return [self._prompt(row, pieces, literals, *ends) for row in rows]
 
     def _literal(self, kind: str, text: str, before: str) -> list[int]:
-        """Return the ids of a fixed part of the template; none for a slot of the row."""
+        """Return the token ids of a fixed part of the template, and no ids for a slot."""
         if kind == "mask":
             return [self.tokenizer.mask_token_id]
         if kind != "literal":
@@ -109,7 +111,10 @@ class Encoder:
 
 
 def make_encoder(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, positions: int) -> Encoder:
-    """Return the encoder that the configuration asks for; `positions` is the model's longest input."""
+    """Return the encoder for a configuration; raises InputError where the model cannot read its prompts.
+
+    `positions` is the longest input of the model in tokens.
+    """
     task, finetune = cfg.task, cfg.finetune
     if task.max_length > positions:
         raise InputError(
@@ -132,7 +137,7 @@ def encoder(
     template: str | None,
     max_length: int,
 ) -> Encoder:
-    """Return the encoder of a kind of fine-tuning: by the template where a position of it is read."""
+    """Return the encoder for a kind of fine-tuning, with the template where the model is read inside it."""
     causal = kind is Kind.autoregressive or pool is Pool.last
     prompted = causal or kind is Kind.prompt or pool is Pool.mask
     return Encoder(tokenizer, template if prompted else None, max_length, causal)

@@ -1,4 +1,4 @@
-"""Texts that two splits share."""
+"""Find texts that occur both in a training set and in a test set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from skillgraft.tasks.rows import Row
 
 
 def normalized(row: Row) -> tuple[str, ...]:
-    """Return the letters and digits of a row's texts, without regard to case.
+    """Return the letters and digits of an example's texts, case-folded, for comparison.
 
-    One sentence is spaced and punctuated otherwise in every collection that has it. A text without any
-    keeps what it has, but for its white space.
+    Collections differ in the spacing and punctuation of the same sentence. A text without letters and
+    digits keeps its other characters, with white space normalized.
     """
     texts = (text.casefold() for text in row[:2] if text is not None)
     return tuple(re.sub(r"[\W_]+", "", text) or re.sub(r"\s+", " ", text).strip() for text in texts)
@@ -21,10 +21,10 @@ def normalized(row: Row) -> tuple[str, ...]:
 def contamination(
     trains: Mapping[str, tuple[Sequence[Row], Sequence[Row]]], tests: Mapping[str, Sequence[Row]]
 ) -> list[str]:
-    """Return a note for each task's training set and each task's test that have a text in common.
+    """Return a note for each training set and test set that have a text in common.
 
-    A training set is all its rows and those drawn from them; a note counts the test rows that are in
-    each.
+    `trains` maps a task to all its training examples and to those that were drawn from them. A note
+    counts the test examples whose text is among all, and among those drawn.
     """
     texts = {name: [normalized(row) for row in rows] for name, rows in tests.items()}
     notes = []

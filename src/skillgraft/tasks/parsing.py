@@ -1,4 +1,4 @@
-"""Records checked and turned into examples."""
+"""Check the records of a file or of the Hub, and turn the records into examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from skillgraft.tasks.rows import Row, is_pair
 
 
 def parse_label(value: Any, names: Sequence[str], rename: dict[str, str], where: str) -> str:
-    """Return the label's name; `names` are the source's own, `rename` maps them to the task's."""
+    """Return the task's name of a record's label, given as a name or as an index into `names`.
+
+    `names` are the label names of the source, `rename` maps them to the task's names, and `where` says
+    in an error which record is wrong. Labels are matched by name, since the order differs by source.
+    """
     if isinstance(value, str) and value not in names and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -28,17 +32,17 @@ def parse_label(value: Any, names: Sequence[str], rename: dict[str, str], where:
 
 
 def required(record: dict[str, Any], column: str, where: str) -> Any:
-    """Return the value of a column, which must be there and not be null."""
+    """Return the value of a column; raises InputError where the column is missing or null."""
     if column not in record:
         have = ", ".join(str(name) for name in record)
         raise InputError(f"{where}: no field '{column}' (found: {have})")
-    if record[column] is None:  # null, or a row of a CSV file that ends early
+    if record[column] is None:  # null, or a line of a CSV file with too few fields
         raise InputError(f"{where}: field '{column}' has no value")
     return record[column]
 
 
 def parse_text(record: dict[str, Any], column: str, where: str) -> str:
-    """Return the text in a column, which must be there and not be blank."""
+    """Return the text in a column; raises InputError where the column is missing, blank, or not text."""
     text = required(record, column, where)
     if not isinstance(text, str):
         raise InputError(f"{where}: field '{column}' is {type(text).__name__}, expected text")
@@ -57,7 +61,7 @@ def parse_rows(
     labels: Sequence[str],
     rename: dict[str, str],
 ) -> list[Row]:
-    """Return rows whose labels index `labels`; raise InputError at the first that does not fit."""
+    """Return the records as examples whose labels are indices into `labels`."""
     pair, rows = is_pair(task), []
     for where, record in records:
         if pair:

@@ -1,4 +1,4 @@
-"""Files of examples: JSON lines, CSV and parquet."""
+"""Read files of examples: JSON lines, CSV and parquet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 from skillgraft.runtime.errors import InputError
 
-Record = tuple[str, dict[str, Any]]  # ("file.jsonl, row 3", {"text": …, "label": …})
+# where a record stands, for error messages, and its fields:
+# ("file.jsonl, row 3", {"text": …, "label": …})
+Record = tuple[str, dict[str, Any]]
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    """Yield the objects of a JSON-lines file; blank lines are passed over."""
+    """Yield the objects of a JSON-lines file, without its blank lines."""
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -28,7 +30,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
                     f"{where}: not JSON ({error.msg} at column {error.colno}); "
                     "expected one object a line"
                 ) from error
-            except (ValueError, RecursionError) as error:  # thousands of digits or of brackets
+            except (ValueError, RecursionError) as error:  # thousands of digits or brackets
                 raise InputError(f"{where}: not readable JSON ({error})") from error
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected an object, found {type(record).__name__}")
@@ -36,7 +38,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """Yield the rows of a CSV file with a header; row 1 is the first below the header."""
+    """Yield the records of a CSV file with a header; row 1 is the first record below the header."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, strict=True)
         twice = [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1]
@@ -44,7 +46,7 @@ def read_csv(path: Path) -> Iterator[Record]:
             raise InputError(f"{path}: two columns are named '{twice[0]}'")
         try:
             for number, record in enumerate(reader, 1):
-                if None in record:
+                if None in record:  # DictReader's key for fields beyond the header
                     raise InputError(
                         f"{path}, row {number}: more fields than the header has columns"
                     )
@@ -54,7 +56,7 @@ def read_csv(path: Path) -> Iterator[Record]:
 
 
 def read_parquet(path: Path) -> Iterator[Record]:
-    """Yield the rows of a parquet file."""
+    """Yield the records of a parquet file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -70,7 +72,7 @@ READERS = {".jsonl": read_jsonl, ".json": read_jsonl, ".csv": read_csv, ".parque
 
 
 def read_file(path: Path, key: str) -> list[Record]:
-    """Return the records of a jsonl, csv or parquet file."""
+    """Return the records of a jsonl, csv or parquet file; `key` names the setting in an error."""
     if not path.is_file():
         raise InputError(f"{key}: no file {path}")
     reader = READERS.get(path.suffix.lower())

@@ -1,4 +1,4 @@
-"""Examples of a task, after sampling."""
+"""The examples of a task after sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Row(NamedTuple):
-    """One example: its text, the second text of a pair, and the index of its label."""
+    """One example: a text, the second text of a pair (or None), and the index of the label."""
 
     text: str
     text_b: str | None
@@ -23,9 +23,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskData:
-    """All rows a run reads, after sampling; `ood` holds the test rows of other tasks.
+    """All examples that a run reads, after sampling.
 
-    `others` are whole tasks beside the run's own: of a mixture, or earlier in a sequence.
+    `ood` maps a task's name to test examples from another distribution. `others` are further complete
+    tasks: those of a mixture, or those earlier in a sequence. `notes` say what was short or unusual.
     """
 
     train: list[Row]
@@ -34,21 +35,21 @@ class TaskData:
     ood: dict[str, list[Row]]
     notes: list[str]
     others: dict[str, TaskData] = field(default_factory=dict)
-    # split → classes that are one there
+    # split → groups of classes that count as one class there, by their indices
     joined: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def evaluated(self) -> dict[str, list[Row]]:
-        """Return the splits on which models are measured, by their name in metrics.json."""
+        """Return the splits on which models are evaluated, by the split's name in metrics.json."""
         ood = {f"ood/{name}": rows for name, rows in self.ood.items()}
         return {"validation": self.validation, "test": self.test, **ood}
 
     def digest(self) -> str:
-        """Return the sha256 of every row, its split and its order."""
+        """Return the SHA-256 of all examples, with their splits and their order."""
         content = {"train": self.train, **self.evaluated()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def training_digest(self) -> str:
-        """Return the sha256 of the rows on which weights and region depend: training and validation."""
+        """Return the SHA-256 of the training and validation examples, which determine θ_ft and the region."""
         content = [self.train, self.validation]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -59,7 +60,7 @@ def is_pair(task: TaskConfig) -> bool:
 
 
 def by_class(rows: Sequence[Row], classes: int) -> list[list[int]]:
-    """Return the positions of each class's rows."""
+    """Return, for each class, the positions of its examples."""
     positions: list[list[int]] = [[] for _ in range(classes)]
     for index, row in enumerate(rows):
         positions[row.label].append(index)

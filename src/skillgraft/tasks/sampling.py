@@ -1,4 +1,4 @@
-"""k-shot samples and splits."""
+"""Draw k-shot samples, and split off validation examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skillgraft.tasks.rows import Row, by_class
 
 
 def sample(rows: Sequence[Row], classes: int, shots: int, seed: int) -> list[int]:
-    """Return positions of up to `shots` rows a class, drawn without replacement, in a mixed order."""
+    """Return the positions of up to `shots` examples per class, drawn without replacement and shuffled."""
     random = np.random.default_rng(seed)
     chosen = [
         int(index)
@@ -26,11 +26,14 @@ def sample(rows: Sequence[Row], classes: int, shots: int, seed: int) -> list[int
 def split_train(
     train: list[Row], validation: list[Row], task: TaskConfig, shots: int | None, seed: int
 ) -> tuple[list[Row], list[Row], list[str]]:
-    """Return train and validation rows (method: sections 2 and 6) and notes on what was short.
+    """Return training examples, validation examples, and notes on classes with fewer than `shots` of them.
 
-    With `shots`: that many a class for training, and as many from the validation split, or from the
-    training rows left over. Without: all rows, 95 % / 5 % where there is no validation split.
+    With `shots`: that many per class for training, and as many for validation, from the validation split
+    or else from the training examples left over. Without: all examples, where a task without a
+    validation split is divided into 95 % for training and 5 % for validation (Panigrahi et al., 2023).
     """
+    # Differs from the authors' code, whose validation examples always come from the training set: here
+    # a task's own validation split is used where there is one.
     classes, notes = len(task.labels), list[str]()
     if shots is None:
         order = np.random.default_rng(derive(seed, "data", "split")).permutation(len(train))
@@ -52,9 +55,10 @@ def split_train(
 
 
 def imbalance(name: str, labels: Sequence[str], rows: Sequence[Row], first: int) -> list[str]:
-    """Return a note where the first rows of a test set are no chance draw of its classes (p < 1e-3).
+    """Return a note where the first examples of a test set have other class frequencies than all (p < 1e-3).
 
-    By Fisher's exact test of each class against the others, corrected for their number (Bonferroni).
+    p is that of Fisher's exact test of each class against the others, with Bonferroni's correction for
+    the number of classes. Some test sets, such as IMDb's, are sorted by label.
     """
     if first == len(rows):
         return []

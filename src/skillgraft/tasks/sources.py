@@ -1,4 +1,4 @@
-"""Where the examples of a task come from: the Hub, or a local folder."""
+"""Read the examples of a task from the Hugging Face Hub, or find them in a local folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from skillgraft.tasks.readers import READERS, Record
 
 
 def read_hub(task: TaskConfig, split: str) -> tuple[list[Record], list[str]]:
-    """Return one split of a hub data set, and what its integer labels mean by its own account."""
+    """Return the records of one split of a data set on the Hub, and the names of its integer labels.
+
+    There are no names where the data set's own description has none.
+    """
     hub = task.hub
     if hub.path is None:
         raise InputError(
@@ -23,7 +26,7 @@ def read_hub(task: TaskConfig, split: str) -> tuple[list[Record], list[str]]:
     if source is None:
         return [], []
     import datasets
-    import httpx  # what huggingface-hub 1 is built on
+    import httpx  # huggingface-hub 1 is built on httpx, and lets its errors through
 
     datasets.disable_progress_bars()
     where = f"{hub.path}{f' ({hub.name})' if hub.name else ''}"
@@ -35,16 +38,17 @@ def read_hub(task: TaskConfig, split: str) -> tuple[list[Record], list[str]]:
             f"with a local copy give data_dir=FOLDER, with FOLDER/{task.name}/"
         ) from error
     records = ((f"{where}, {source}, row {n}", record) for n, record in enumerate(rows, 1))
-    # −1 is the hub's own mark of a row without a label
+    # −1 marks examples without a label: SNLI's without agreement, and GLUE's test sets
     kept = [(place, record) for place, record in records if record.get(hub.columns.label) != -1]
-    own = getattr(rows.features.get(hub.columns.label), "names", None)  # of a ClassLabel
+    own = getattr(rows.features.get(hub.columns.label), "names", None)  # ClassLabel has names
     return kept, list(own or [])
 
 
 def local_folder(task: TaskConfig, data_dir: str | None) -> Path | None:
-    """Return the folder of a task's local copy, or None where it comes from elsewhere.
+    """Return the folder of a task's local copy, or None where the task comes from elsewhere.
 
-    A task that `data_dir` lacks comes from the hub, so that one folder can hold what the hub does not.
+    A task that `data_dir` lacks comes from the Hub, so that `data_dir` need hold only the tasks that the
+    Hub lacks.
     """
     if task.source is not Source.hub or data_dir is None:
         return None
@@ -55,13 +59,13 @@ def local_folder(task: TaskConfig, data_dir: str | None) -> Path | None:
 
 
 def folder_split(folder: Path, split: str) -> Path | None:
-    """Return the file of a split in a folder `<data_dir>/<task>/`, or None."""
+    """Return the file of a split in a task's folder `<data_dir>/<task>/`, or None."""
     files = (folder / f"{split}{suffix}" for suffix in READERS)
     return next((file for file in files if file.is_file()), None)
 
 
 def folder_labels(folder: Path) -> list[str] | None:
-    """Return `label_names` of a folder's meta.json: the names that integer labels index."""
+    """Return the names of integer labels, `label_names` in a folder's meta.json; None without the file."""
     meta = folder / "meta.json"
     if not meta.is_file():
         return None

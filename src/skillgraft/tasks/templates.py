@@ -1,4 +1,4 @@
-"""Templates: their parts, and how a text fills them."""
+"""Parse the templates of prompts, and fill templates with the texts of an example."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.tasks.rows import Row
 
 SLOTS = re.compile(r"\*(text|a|b|mask)\*")
-ENDS = ".,;:!?"  # what may be dropped at the end of the first text of a pair
+ENDS = ".,;:!?"  # punctuation that may be dropped at the end of the first text of a pair
 
 
 def parse_template(template: str) -> list[tuple[str, str]]:
-    """Return the template's parts as (kind, text): kind is literal, text, a, b or mask.
+    """Return the parts of a template as (kind, text), where kind is literal, text, a, b or mask.
 
-    A space before a text slot becomes part of the text, and one before the mask is dropped: so do
-    byte-level tokenizers read the whole string.
+    A space before a text slot becomes part of the text, and a space before the mask is dropped:
+    byte-level tokenizers join a space to the word that follows, and RoBERTa's mask token absorbs it.
     """
     parts: list[tuple[str, str]] = []
     pieces = SLOTS.split(template)
@@ -37,17 +37,17 @@ def parse_template(template: str) -> list[tuple[str, str]]:
 
 
 def slot_last(pieces: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return a template's parts as an autoregressive prompt, which the verbalizer's word follows.
+    """Return the parts of a template as an autoregressive prompt, at whose end the label word follows.
 
-    `*mask*` goes to the end, and what stands between it and the next text, or the end, is dropped;
-    the word always follows with a space. So `*text* It was *mask*.` ends in `It was`, `*mask*:
-    *text*` is the text alone, and `*a*? *mask*, *b*` is `*a*? *b*`. (Ours: the authors' code for
-    causal models does not run.)
+    `*mask*` is dropped, with the literal text from there to the next slot or to the end. The label word
+    always follows with a space. So `*text* It was *mask*.` ends in `It was`, `*mask*: *text*` becomes the
+    text alone, and `*a*? *mask*, *b*` becomes `*a*? *b*`. This rule is our own, because the authors' code
+    for causal models does not run.
     """
     at = [kind for kind, _ in pieces].index("mask")
     after = list(itertools.dropwhile(lambda piece: piece[0] == "literal", pieces[at + 1 :]))
     parts = list(pieces[:at])
-    if after:  # its space before was the slot's
+    if after:  # the space before the mask now belongs to the next slot
         parts.append((after[0][0], " " if parts else ""))
     parts += after[1:]
     if parts[-1][0] == "literal":
@@ -57,12 +57,18 @@ def slot_last(pieces: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def fill(row: Row, pieces: Sequence[tuple[str, str]]) -> dict[int, str]:
-    """Return the text of each slot, with LM-BFF's rules for pairs (method: section 6)."""
+    """Return the text of each slot by the slot's position in `pieces`.
+
+    Pairs follow the rules of LM-BFF (Gao et al., ACL 2021): the first text loses its final punctuation
+    mark before `?` or the mask, and the second text starts with a lower-case letter.
+    """
     texts = {}
     for i, (kind, space) in enumerate(pieces):
         if kind in ("text", "a"):
             text = row.text.strip()
             follows = pieces[i + 1] if i + 1 < len(pieces) else ("", "")
+            # Differs from the authors' code, which keeps the mark before the mask (MRPC and QQP): here one
+            # rule holds for every pair template.
             if kind == "a" and (follows[0] == "mask" or follows[1].lstrip().startswith("?")):
                 text = text[:-1].rstrip() if text[-1:] in ENDS and len(text) > 1 else text
             texts[i] = space + text

@@ -1,4 +1,4 @@
-"""Texts as token ids, and the words of a verbalizer."""
+"""Token ids of texts and of a verbalizer's label words."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ if TYPE_CHECKING:
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of a text by itself, without special tokens."""
+    """Return the token ids of a text that stands alone, without special tokens."""
     return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
 
 
 def following(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of a text where it follows a word: SentencePiece puts a space before a first one."""
+    """Return the token ids of a text that follows a word, without special tokens.
+
+    The ids are those after a first word "a", because SentencePiece adds a space before the first word
+    of a text.
+    """
     start, whole = tokens(tokenizer, "a"), tokens(tokenizer, f"a{text}")
     return whole[len(start) :] if whole[: len(start)] == start else tokens(tokenizer, text)
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return what the tokenizer itself puts before a text: LLaMA's <s>, OPT's </s>, GPT-2's nothing."""
+    """Return the special tokens that a tokenizer puts before a text: LLaMA <s>, OPT </s>, GPT-2 none."""
     plain, whole = tokens(tokenizer, "a"), tokenizer("a")["input_ids"]
     return whole[: next((i for i, _ in enumerate(whole) if whole[i:][: len(plain)] == plain), 0)]
 
 
 def truncate(texts: list[list[int]], room: int) -> None:
-    """Cut the longest of the token lists from its end, in place, until all fit into `room`."""
+    """Shorten the longest of the token lists at its end, in place, until all lists fit into `room` tokens."""
     while (total := sum(map(len, texts))) > room:
         texts.sort(key=len, reverse=True)
         longest, second = texts[0], len(texts[1]) if len(texts) > 1 else 0
@@ -39,7 +43,10 @@ def truncate(texts: list[list[int]], room: int) -> None:
 
 
 def words_to_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token id of each label's word, with its leading space; one token each or InputError."""
+    """Return the token id of each label word with a leading space, in the order of the labels.
+
+    Raises InputError where a word is not one token of the tokenizer, or two words are the same token.
+    """
     ids = []
     for label, word in verbalizer(task).items():
         found = following(tokenizer, " " + word.strip())
