@@ -1,1 +1,1 @@
-"""Predictions, metrics, calibration and statistics."""
+"""Evaluation of models: predictions, metrics, calibration and statistics."""

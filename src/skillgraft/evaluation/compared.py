@@ -1,4 +1,4 @@
-"""The models that are compared in every run, as records name them and as texts do."""
+"""The three models that every run compares: their names in records, and their names in texts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The mean over seeds with Student's t interval: every table, figure and verdict takes it from here.
+"""The mean over seeds with Student's t interval, for every table, figure and verdict.
 
-The module imports neither scipy.stats nor statsmodels, whose imports take seconds: `grafts table`
-needs no more than this.
+The module imports neither scipy.stats nor statsmodels, whose imports take seconds, so that
+`grafts table` starts quickly.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-LEVEL = 0.95  # of every interval
-SAME = 1e-9  # two shares that differ by less are one value, computed in two orders
+LEVEL = 0.95  # the confidence level of every interval
+SAME = 1e-9  # two values that differ by less are equal: sums in different orders differ by rounding
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, the bounds of its interval (None where one value has none), and n."""
+    """The mean of n values, with the bounds of its confidence interval (None for a single value)."""
 
     mean: float
     low: float | None
@@ -26,7 +26,7 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        """Return the mean, its interval and n: three digits behind the point, of a count none."""
+        """Return the mean, its interval and n: with three decimal places, none for a count."""
         form = ",.0f" if abs(self.mean) >= 100 else ".3f"
         bounds = "" if self.low is None else f" [{self.low:{form}}, {self.high:{form}}]"
         return f"{self.mean:{form}}{bounds} (n={self.n})"
@@ -43,12 +43,12 @@ def over_seeds(values: Iterable[float | None]) -> Interval | None:
     n = len(known)
     if n == 0:
         return None
-    # fsum rounds once, so that the order of the seeds cannot change a digit; for a handful of values
-    # it is also much faster than numpy, and a table has thousands of means
+    # fsum rounds once, so that the order of the seeds cannot change a digit. For a handful of values
+    # fsum is also much faster than numpy, and a table has thousands of means.
     mean = math.fsum(known) / n
     if n == 1:
         return Interval(mean, None, None, 1)
-    if max(known) - min(known) < SAME:  # the deviation would be a rounding error
+    if max(known) - min(known) < SAME:  # the standard deviation would be a rounding error
         return Interval(mean, mean, mean, n)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (n - 1))
     half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * deviation / math.sqrt(n)

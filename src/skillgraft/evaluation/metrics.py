@@ -1,4 +1,7 @@
-"""What is measured of predictions (section 4)."""
+"""Metrics of predictions, and the comparison of models (Panigrahi et al., 2023).
+
+P_0, P_1 and P_γ are one metric of the pre-trained, the fine-tuned and the grafted model.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ from skillgraft.config.choices import Metric
 from skillgraft.evaluation.calibration import BINS
 from skillgraft.evaluation.predict import Predictions
 
-GAIN_FLOOR = 0.01  # below this |P_1 - P_0| the relative gain is undefined
+GAIN_FLOOR = 0.01  # below this |P_1 − P_0| the relative gain is undefined: noise would dominate
 Metrics = dict[str, float | None]
 
 
 def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) -> Metrics:
     """Return accuracy, the task's metric, ECE, NLL and Brier score of (N, classes) probabilities.
 
-    ECE: torchmetrics' value, for the bins of `calibration_bins`. NLL in nats, probabilities below
-    1e-12 count as that. Brier: the sum over classes of the squared error, in [0, 2], averaged over
-    examples.
+    ECE is Σ_b (n_b / N) · |accuracy_b − confidence_b| over the bins of `calibration_bins`, computed by
+    torchmetrics. NLL is in nats, with probabilities of at least 1e-12. The Brier score is the squared
+    error summed over classes, in [0, 2], and averaged over examples.
     """
     from torchmetrics.functional.classification import (
         binary_f1_score,
@@ -35,7 +38,7 @@ def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) ->
         out["f1"] = binary_f1_score(predicted, truth).item()
     elif metric is Metric.matthews:
         out["matthews"] = matthews(predicted, truth, classes)
-    # torchmetrics puts a confidence of exactly 1 into a sixteenth bin: the largest float below it
+    # torchmetrics puts a confidence of exactly 1 into a sixteenth bin; a confidence slightly below 1
     # stays in the fifteenth.
     sure = probs.clamp_max(1 - 1e-7)
     out["ece"] = multiclass_calibration_error(sure, truth, classes, n_bins=BINS).item()
@@ -47,9 +50,10 @@ def measure(probabilities: np.ndarray, labels: Sequence[int], metric: Metric) ->
 
 
 def matthews(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> float:
-    """Return the correlation of labels and predictions over K classes, 0 where either is constant.
+    """Return Matthews' correlation of predictions and labels, both (N,), 0 where either is constant.
 
-    As scikit-learn, and so GLUE's CoLA; torchmetrics gives other numbers for a constant prediction.
+    The value is that of scikit-learn, which GLUE uses for CoLA. torchmetrics is not used, because its
+    values for constant predictions differ.
     """
     said, true = (torch.bincount(x, minlength=classes).double() for x in (predicted, truth))
     n, right = len(truth), float((predicted == truth).sum())
@@ -58,17 +62,20 @@ def matthews(predicted: torch.Tensor, truth: torch.Tensor, classes: int) -> floa
 
 
 def finite(value: float | None) -> float | None:
-    """Return the value, or None where it is not a finite number: records never hold NaN."""
+    """Return the value, or None where the value is not finite, since JSON records cannot hold NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of examples on which two models predict the same class."""
+    """Return the share of examples on which two models predict the same class; a, b: (N, classes)."""
     return float((a.argmax(1) == b.argmax(1)).mean())
 
 
 def relative_gain(graft: float | None, before: float | None, after: float | None) -> float | None:
-    """Return (P_γ − P_0)/(P_1 − P_0), or None where |P_1 − P_0| < 0.01."""
+    """Return the relative gain (P_γ − P_0) / (P_1 − P_0), or None where |P_1 − P_0| < 0.01.
+
+    `graft` is P_γ, `before` is P_0, and `after` is P_1. 1 means that the graft has the full gain.
+    """
     if (
         graft is None
         or before is None
@@ -82,7 +89,11 @@ def relative_gain(graft: float | None, before: float | None, after: float | None
 def compare(
     predictions: Mapping[str, Predictions], labels: Mapping[str, Sequence[int]], metric: Metric
 ) -> dict[str, dict[str, Metrics]]:
-    """Return model → split → metrics; the graft's have agreement and relative gain too."""
+    """Return the metrics of each model on each split, as model → split → metrics.
+
+    Every model but the pre-trained and the fine-tuned also has its agreement with the fine-tuned model
+    and its relative gain.
+    """
     out = {
         model: {split: measure(p, labels[split], metric) for split, p in splits.items()}
         for model, splits in predictions.items()

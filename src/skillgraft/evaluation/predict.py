@@ -1,4 +1,4 @@
-"""Class probabilities of a model on examples."""
+"""Compute the class probabilities of a model on examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predict(
     words: torch.Tensor | None = None,
     shown: bool = False,
 ) -> np.ndarray:
-    """Return (N, classes) float32 class probabilities, without dropout, in the examples' order.
+    """Return the class probabilities of a model, (N, classes) float32, without dropout, in input order.
 
     `words` are the verbalizer's ids of another task than the classifier's own; `shown` draws a bar.
     """
@@ -44,7 +44,10 @@ def predict(
 
 
 def joined(probabilities: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return (N, classes) probabilities with every group's sum in its first class, 0 in its others."""
+    """Return (N, classes) probabilities in which each group of classes counts as its first class.
+
+    The first class of a group gets the sum of the group's probabilities, and the others get 0.
+    """
     out = probabilities.copy()
     for first, *rest in groups:
         out[:, first] += out[:, rest].sum(1)

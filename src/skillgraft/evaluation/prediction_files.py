@@ -1,4 +1,4 @@
-"""The file of a run's predictions."""
+"""Convert a run's predictions to and from a table, and read the file of predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def to_frame(
     labels: Mapping[str, Sequence[int]],
     names: Sequence[str],
 ) -> pd.DataFrame:
-    """Return a row an example, model and split: `model`, `split`, `row`, `label`, `p/<label>`…"""
+    """Return predictions as a table with one row per example, model and split.
+
+    The columns are `model`, `split`, `row` (the example's position), `label` and a `p/<label>` each.
+    """
     parts = []
     for model, splits in predictions.items():
         for split, probabilities in splits.items():
@@ -30,7 +33,7 @@ def to_frame(
 
 
 def from_frame(frame: pd.DataFrame) -> dict[str, Predictions]:
-    """Return model → split → (N, classes) probabilities: the inverse of `to_frame`."""
+    """Return predictions as model → split → (N, classes) probabilities: the inverse of `to_frame`."""
     columns = [name for name in frame.columns if name.startswith("p/")]
     out: dict[str, Predictions] = {}
     for (model, split), part in frame.groupby(["model", "split"], sort=False):
@@ -39,5 +42,5 @@ def from_frame(frame: pd.DataFrame) -> dict[str, Predictions]:
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:
-    """Return the predictions stored in a parquet file."""
+    """Return the predictions of a parquet file as model → split → (N, classes) probabilities."""
     return from_frame(pd.read_parquet(path))

@@ -1,6 +1,6 @@
-"""Tests and verdicts: over seeds where there are several runs, over examples within one run.
+"""Statistical tests and verdicts: over seeds for several runs, and over examples for one run.
 
-All of it is scipy's and statsmodels'; here it is only said which test goes with which question.
+scipy and statsmodels compute all tests. This module only assigns a test to each question.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from skillgraft.evaluation.calibration import calibration_bins, correct
 from skillgraft.evaluation.intervals import LEVEL, SAME, Interval
 from skillgraft.runtime.seeds import derive
 
-ENOUGH = 5  # seeds that a verdict needs: the paper's 13, 21, 42, 87, 100
-RESAMPLES = 2000  # of bootstrap and permutation; their error is then about 1 % of the level
+ENOUGH = 5  # seeds that a verdict needs: the paper has 13, 21, 42, 87 and 100, from LM-BFF
+# of bootstrap and permutation tests: the standard error of a p of 0.05 is then √(0.05 · 0.95 / 2000) = 0.005
+RESAMPLES = 2000
 
 
 def verdict(interval: Interval | None, low: float = -math.inf, high: float = math.inf) -> str:
-    """Return whether a value lies in (low, high), by its interval over seeds.
+    """Return whether a value lies in (low, high), judged by its confidence interval over seeds.
 
-    `holds` where the whole interval does, `does not hold` where none of it does, else, and with
-    fewer than five seeds, `not decided`.
+    `holds` means that the complete interval lies in (low, high), and `does not hold` that no part of
+    the interval does. `not decided` is every other case, and any case with fewer than five seeds.
     """
     if interval is None or interval.low is None or interval.high is None or interval.n < ENOUGH:
         return "not decided"
@@ -37,9 +38,9 @@ def verdict(interval: Interval | None, low: float = -math.inf, high: float = mat
 
 
 def above(values: Mapping[str, Sequence[float]], bound: float) -> dict[str, float]:
-    """Return Holm's corrected p of "the mean over seeds is not above `bound`", by name.
+    """Return, by name, the p-value of "the mean over seeds is not above `bound`", with Holm's correction.
 
-    One-sided one-sample t-tests; a name with fewer than two values is left out.
+    The tests are one-sided one-sample t-tests. A name with fewer than two values is left out.
     """
     usable = {name: v for name, v in values.items() if len(v) > 1}
     if not usable:
@@ -56,18 +57,21 @@ def above(values: Mapping[str, Sequence[float]], bound: float) -> dict[str, floa
 
 
 def gaps(probabilities: np.ndarray, labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return, by example, correct − confidence, and the bin of the confidence: what the ECE is made of."""
+    """Return, for each example, correct − confidence, (N,), and the bin of the confidence, (N,).
+
+    The ECE is a function of these two alone, so that a resampling test need not compute bins again.
+    """
     bins = calibration_bins(probabilities, labels)
     return bins["correct"].to_numpy() - bins["confidence"].to_numpy(), bins["bin"].to_numpy()
 
 
 def ece(gap: np.ndarray, place: np.ndarray) -> float:
-    """Return Σ over bins of |Σ of the gaps in it| / N: the ECE, fast enough to be resampled."""
+    """Return the ECE, Σ_bins |Σ_{examples of the bin} gap| / N, fast enough for thousands of resamples."""
     return float(np.abs(np.bincount(place, gap)).sum() / len(gap))
 
 
 def bootstrap(probabilities: np.ndarray, labels: Sequence[int], seed: int) -> dict[str, Interval]:
-    """Return percentile intervals over examples of `accuracy` and `ece`."""
+    """Return percentile bootstrap intervals over examples of `accuracy` and `ece`."""
     hit, (gap, place) = correct(probabilities, labels), gaps(probabilities, labels)
     statistics: dict[str, Callable[[np.ndarray], float]] = {
         "accuracy": lambda rows: float(hit[rows].mean()),
@@ -89,7 +93,10 @@ def bootstrap(probabilities: np.ndarray, labels: Sequence[int], seed: int) -> di
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray, labels: Sequence[int]) -> float:
-    """Return the exact p of "two models are right equally often", from the same examples."""
+    """Return the exact p-value of McNemar's test of "both models are right equally often".
+
+    `a` and `b` are the models' probabilities, (N, classes), on the same examples.
+    """
     left, right = correct(a, labels), correct(b, labels)
     table = [
         [int((left & right).sum()), int((left & ~right).sum())],
@@ -99,11 +106,16 @@ def mcnemar(a: np.ndarray, b: np.ndarray, labels: Sequence[int]) -> float:
 
 
 def ece_permutation(a: np.ndarray, b: np.ndarray, labels: Sequence[int], seed: int) -> float:
-    """Return the p of "two models are equally calibrated": their predictions swapped example by example."""
+    """Return the p-value of a permutation test of "both models have the same ECE".
+
+    `a` and `b` are the models' probabilities, (N, classes), on the same examples. Each permutation swaps
+    the two predictions of a random set of examples.
+    """
     gap, place = (
         np.concatenate(parts) for parts in zip(gaps(a, labels), gaps(b, labels), strict=True)
     )
-    positions = np.arange(len(gap)).reshape(2, -1)  # a prediction is moved by its position
+    # (2, N): positions are permuted instead of predictions, since a gap and its bin belong together
+    positions = np.arange(len(gap)).reshape(2, -1)
 
     def difference(x: np.ndarray, y: np.ndarray) -> float:
         return ece(gap[x], place[x]) - ece(gap[y], place[y])

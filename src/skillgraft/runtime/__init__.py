@@ -1,1 +1,1 @@
-"""What every room stands on: errors, seeds, files, leases, signals, progress bars, shared GPUs."""
+"""The base of all other packages: errors, seeds, files, leases, signals, progress bars, shared GPUs."""

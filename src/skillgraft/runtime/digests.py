@@ -1,4 +1,4 @@
-"""Digests of files and of plain values."""
+"""SHA-256 digests of files and of plain values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from skillgraft.runtime.files import write_text
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cached_digest(path: Path, cache: Path) -> str:
-    """Return a file's sha256, remembered in `cache` under the file's path, size and time."""
+    """Return a file's SHA-256, kept in the folder `cache` under the file's path, size and modification time.
+
+    A checkpoint of many gigabytes is then read once and not for every run.
+    """
     stat = path.stat()
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     entry = cache / hashlib.sha256(key.encode()).hexdigest()
@@ -31,6 +34,6 @@ def cached_digest(path: Path, cache: Path) -> str:
 
 
 def short_hash(values: Mapping[str, Any]) -> str:
-    """Return ten hex digits that name a mapping of plain values."""
+    """Return the first ten hexadecimal digits of the SHA-256 of a mapping of plain values."""
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

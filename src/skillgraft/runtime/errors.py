@@ -1,20 +1,20 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that the user can correct: each is one line without a traceback."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """Bad input: one line that names the file, row or key, what was found and what was expected."""
+    """Wrong input: the message names the file and row or the key, what was found, and what was expected."""
 
 
 class RunNotFound(InputError):
-    """A run that another one builds on is not in the store; another job may be about to make it."""
+    """A run that another run builds on is not in the store; another job may still be making it."""
 
 
 class GraftError(InputError):
-    """A graft that does not fit the model, or a file that is not whole."""
+    """A graft that does not fit the model, or a graft file that is incomplete or altered."""
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what a library says of an error, or its class where it says nothing."""
+    """Return the first line of an error's message, or the name of its class where there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete or absent, and readers never see half of one."""
+"""Atomic writes: a file is complete or absent, and no reader sees a part of a file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def atomic_write(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         scratch.touch()
         mode = scratch.stat().st_mode
         yield scratch
-        if scratch.stat().st_mode != mode:  # safetensors lets the owner alone read its files
+        if scratch.stat().st_mode != mode:  # safetensors creates files that only the owner can read
             scratch.chmod(mode)
         scratch.replace(path)
-    except BaseException:  # interrupts too: the process of a notebook lives on
+    except BaseException:  # interrupts too: a notebook's process goes on after an interrupt
         scratch.unlink(missing_ok=True)
         raise
 
@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON, complete or not at all: NaN is an error, never a value."""
+    """Write a file of strict JSON, complete or not at all; NaN and infinity raise ValueError."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

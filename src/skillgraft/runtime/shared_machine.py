@@ -1,4 +1,4 @@
-"""How the jobs of a sweep share a machine: cores and GPUs."""
+"""Share the cores and GPUs of one machine between the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-acquired: list[int] = []  # the GPUs that this process's job has, while it has some
+acquired: list[int] = []  # indices of the GPUs that this process's job holds
 
 
 def cores() -> int:
-    """Return how many cores this process may use: a container or SLURM may give fewer than there are."""
+    """Return how many cores this process may use, which a container or SLURM may limit."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def sleep_releasing_cpus(seconds: float) -> None:
-    """Sleep, and leave the cores to another job where the launcher knows how to.
+    """Sleep, and let ray give this job's cores to another job for that time.
 
-    ray starts the jobs of a sweep in no fixed order; it gives away the cores of a job that waits for
-    a task of its own, so that the jobs which that one waits for can start.
+    ray starts the jobs of a sweep in no fixed order, so that a job may wait for a job that has not yet
+    started. ray frees the cores of a job while the job waits for a ray task; the sleep is such a task.
     """
     if "ray" in sys.modules and (ray := sys.modules["ray"]).is_initialized():
         ray.get(ray.remote(num_cpus=0)(lambda: time.sleep(seconds)).remote())
@@ -39,12 +39,12 @@ def sleep_releasing_cpus(seconds: float) -> None:
 def acquire_gpus(
     gpus: Sequence[str], count: int = 1, job: int | None = None
 ) -> Iterator[list[int]]:
-    """Lend a job the indices of `count` GPUs that no other job of this machine and user has, until it ends.
+    """Reserve `count` GPUs for this job inside a `with` block, and yield their indices.
 
-    `gpus` are the names of those that this process sees, the same in every process. Jobs look from
-    their number on, so that they seldom ask for the same ones; where too few are free, as when more
-    jobs were asked for than fit, a job shares those that come first. The locks are the kernel's: a
-    killed job gives its GPUs back.
+    No other job of this machine and user gets the same GPUs. `gpus` are the names of the visible GPUs,
+    the same in every process. A job starts its search at its own number, so that jobs seldom compete.
+    Where too few GPUs are free, the job shares GPUs with other jobs and logs a warning. The kernel
+    releases the file locks of a killed job.
     """
     from filelock import FileLock, Timeout
 

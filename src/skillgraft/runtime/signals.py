@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal ends training at its next step, with a checkpoint, and all else at once."""
+"""Signals that end a run: training ends after the present step, with a checkpoint, anything else at once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Ctrl-C, a scheduler's end of time, and what submitit has SLURM send before a preemption.
+# Ctrl-C, a scheduler's time limit, and the signal that submitit lets SLURM send before a preemption.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-# Seconds in which a signal is still the one before: timeout and srun tell a process and its group.
+# Seconds within which the same signal counts once: timeout and srun signal both a process and its group.
 TOGETHER = 0.5
-last_signal = (0, -math.inf)  # the signal that has last asked for the end, and when
-asked: list[signal.Signals] = []  # what has come while a step was being made
-self_raised: list[signal.Signals] = []  # what was raised here, for Lightning, and has not come yet
-stop_hooks: list[Callable[[], None]] = []  # while Lightning trains: what tells it to stop
+last_signal = (0, -math.inf)  # the number of the latest signal, and its time in seconds
+asked: list[signal.Signals] = []  # signals that arrived during a training step
+self_raised: list[signal.Signals] = []  # signals sent by this process itself, not yet handled
+stop_hooks: list[Callable[[], None]] = []  # while Lightning trains: functions that request the end
 
 
 class Interrupted(SystemExit):
-    """The end of a run that was asked to stop: exit code 128 + the signal's number, as shells have it."""
+    """The end of a run by a signal; the exit code is 128 + the signal's number, as shells report it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -30,7 +30,7 @@ class Interrupted(SystemExit):
 
 
 def handle(number: int, _frame: FrameType | None) -> None:
-    """End the run: at the next step while something is trained, at once otherwise or when asked again."""
+    """Handle a signal: end the run after the training step, or at once without training or when repeated."""
     global last_signal
     if number in self_raised:
         self_raised.clear()
@@ -47,10 +47,10 @@ def handle(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Heed the signals inside a `with` block; only a process's main thread can.
+    """Handle the signals of SIGNALS inside a `with` block.
 
-    Where submitit waits for a scheduler's signal, it is handed on once the run has ended: submitit
-    queues the job again.
+    Only a process's main thread can handle signals; in any other thread the block does nothing. A
+    handler of SIGUSR2 that submitit has set is called once the run has ended, and queues the job again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,13 +67,13 @@ def watching() -> Iterator[None]:
         raise
     finally:
         for number, handler in before.items():
-            # None: set by something that is not Python, which cannot be put back from here
+            # None: the handler was not set from Python, and Python cannot restore it
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         asked.clear()
 
 
 def tell_lightning() -> None:
-    """Send the one signal after which Lightning stops between two steps, if it has not been that."""
+    """Send SIGTERM, the only signal after which Lightning stops between two steps, unless SIGTERM came."""
     if asked[0] != signal.SIGTERM:
         self_raised.append(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
@@ -81,7 +81,7 @@ def tell_lightning() -> None:
 
 @contextmanager
 def between_steps(tell: Callable[[], None] = tell_lightning) -> Iterator[None]:
-    """Let a signal wait for the end of a training step inside a `with` block; `tell` asks for the end."""
+    """Delay signals to the end of a training step inside a `with` block; `tell` requests the end."""
     stop_hooks.append(tell)
     try:
         yield
