@@ -1,1 +1,1 @@
-"""The two Lightning modules, fine-tuning and mask training, and what they share."""
+"""Fine-tuning and mask training with Lightning: the two modules, their batches, checkpoints and ranks."""

@@ -1,4 +1,4 @@
-"""The training batches of fine-tuning."""
+"""The training batches of fine-tuning, in an order that depends on seed and step alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from skillgraft.training import distributed
 
 
 class TrainingTask(NamedTuple):
-    """What fine-tuning reads of one task; `words` are its verbalizer's ids, None the classifier's own."""
+    """The examples and the metric of one task in fine-tuning.
+
+    `words` are the token ids of the task's label words, (classes,), or None for the classifier's own.
+    """
 
     task: str
     metric: Metric
@@ -28,12 +31,12 @@ class TrainingTask(NamedTuple):
 
 @dataclass
 class Batches:
-    """The training batches of steps `start` to `steps`, the same whatever was done before.
+    """The training batches of steps `start` to `steps` of fine-tuning on one task or several.
 
-    An epoch's order comes from (seed, epoch) alone, so a resumed run sees the batches that an
-    unbroken one would have seen. Of T courses each has one batch in every cycle of T steps, in an
-    order that comes from (seed, cycle): tasks count alike, whatever their number of rows.
-    On several ranks a batch is dealt out by rows, and padded as the whole.
+    The order of an epoch depends on (seed, epoch) alone, so that a resumed run sees the batches that an
+    uninterrupted run would have seen. Each of T tasks has one batch in every cycle of T steps, in an
+    order that depends on (seed, cycle): tasks count equally, whatever their number of examples.
+    With several ranks, each rank gets a part of every batch, padded to the length of the complete batch.
     """
 
     courses: Sequence[TrainingTask]
@@ -46,11 +49,11 @@ class Batches:
     ranks: int = 1
 
     def __len__(self) -> int:
-        """Return how many batches are left."""
+        """Return the number of batches that are left."""
         return max(0, self.steps - self.start)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield one batch a step."""
+        """Yield one batch per step."""
         orders = [EpochOrder(len(course.train), self.size, self.seed) for course in self.courses]
         for step in range(self.start, self.steps):
             cycle, place = divmod(step, len(self.courses))
@@ -59,6 +62,7 @@ class Batches:
                 place = int(random.permutation(len(self.courses))[place])
             course = self.courses[place]
             batch = collate([course.train[i] for i in orders[place].at(cycle)], self.pad)
+            # the batch brings the label words of its task, which the classifier reads in place of its own
             batch = batch if course.words is None else {**batch, "words": course.words}
             yield (
                 batch
@@ -69,7 +73,11 @@ class Batches:
 
 @dataclass
 class EpochOrder:
-    """Which rows the batches of one task hold: every row once an epoch."""
+    """The order of one task's examples in batches: every example once per epoch.
+
+    The last batch of an epoch may be smaller. The order of the present epoch is kept, not drawn for
+    each batch.
+    """
 
     rows: int
     size: int
@@ -78,7 +86,7 @@ class EpochOrder:
     order: list[list[int]] = field(default_factory=list)
 
     def at(self, number: int) -> list[int]:
-        """Return the positions of the rows of a batch, counted from the start of training."""
+        """Return the positions of the examples of batch `number`, counted from the start of training."""
         epoch, place = divmod(number, -(-self.rows // self.size))
         if epoch != self.epoch:
             random = np.random.default_rng(derive(self.seed, "data", "epoch", epoch))

@@ -1,4 +1,4 @@
-"""What a resumed training needs, written whole or not at all."""
+"""Checkpoints from which a training resumes, written complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from skillgraft.runtime.files import atomic_write
 
 @dataclass
 class Progress:
-    """What a resumed fine-tuning needs to know beside its tensors."""
+    """The state of a training beside its tensors, for fine-tuning and for mask training."""
 
     step: int = 0
     best_step: int = -1
-    best_score: float = -2.0  # below every score: Matthews goes down to -1
+    best_score: float = -2.0  # below every metric: Matthews' correlation is at least -1
     history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # since the last row of the history
-    changed: int = 0  # the last step at which the region of mask training was another
+    losses: list[float] = field(default_factory=list)  # of the steps since the last history entry
+    changed: int = 0  # the last step of mask training at which the region changed
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write a safetensors file, complete or not at all.
+    """Write a safetensors file of tensors and progress, complete or not at all.
 
-    Raises lease.LeaseLost where another process has taken over what this process makes.
+    Raises leases.LeaseLost where another process has taken over the run of this process.
     """
     leases.check()
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # a folder: save_file writes to a scratch file of its own first, which a kill leaves
+    # in a folder: save_file first writes a temporary file of its own, which remains when it is killed
     folder = path.with_name(path.name + ".partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""One model over several processes, the ranks of Lightning's DDP or FSDP: their shares, start and end."""
+"""Train one model in several processes, the ranks of Lightning's DDP or FSDP."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ if TYPE_CHECKING:
 
     from skillgraft.models.classifier import Classifier
 
-FOLDER = "ranks"  # beside a training's checkpoints, while its ranks run
+FOLDER = "ranks"  # a folder beside the checkpoints, which exists while ranks run
 
 
 def share_of_batch(batch: Batch, rank: int, ranks: int) -> Batch:
-    """Return the rows `rank`, `rank + ranks`, … of a batch, with the `weight` of their mean loss.
+    """Return the examples `rank`, `rank + ranks`, … of a batch, with the `weight` of their mean loss.
 
-    The mean over ranks of weight · mean loss is the mean over the batch's rows. A rank that has no
-    row takes the first with weight 0: every rank must have a gradient.
+    weight = (examples of the rank) · ranks / (examples of the batch), so that the mean over ranks of
+    weight · mean loss is the mean over the batch's examples. A rank without an example takes the first
+    one with weight 0, because DDP needs a gradient from every rank.
     """
     rows = len(batch["labels"])
     mine = list(range(rank, rows, ranks))
@@ -56,29 +57,29 @@ def share_of_batch(batch: Batch, rank: int, ranks: int) -> Batch:
 
 
 def ending_at_once(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a rank's function; where it fails, end the rank without waiting for the other ranks."""
+    """Call a rank's function; where the function fails, end the rank without waiting for other ranks."""
     try:
         return function(*args, **options)
     except BaseException:
-        # before Lightning takes leave of the other ranks, which may wait for this one
+        # before Lightning's own exit, which waits for the other ranks, while they may wait for this rank
         atexit.register(os._exit, 1)
         raise
 
 
 class Launcher(_MultiProcessingLauncher):
-    """Lightning's launcher, whose ranks end at once where they fail."""
+    """Lightning's launcher of ranks, with ranks that end at once where they fail."""
 
     def launch(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Start the ranks and return what rank 0 does; `trainer` is among the options."""
+        """Start the ranks and return the result of rank 0; `trainer` is among the options."""
         return super().launch(partial(ending_at_once, function), *args, **options)
 
 
 class DeterministicDDP(DDPStrategy):
-    """Lightning's distributed data parallelism, for parameters that the loss may not reach.
+    """Lightning's distributed data parallelism (DDP) with the same bits in a resumed run.
 
-    And with buckets of gradients that stay what they are. By itself it would deal them out anew after
-    the first step, by the order in which they came; where that is another, so is the order in which
-    ranks are summed, and a run that is taken up would have other bits.
+    With find_unused_parameters the loss need not depend on every parameter, and DDP keeps its buckets
+    of gradients. Without it, DDP would rebuild the buckets after the first step in the order in which
+    gradients arrive. The buckets decide the order in which ranks are summed, and so the last bits.
     """
 
     def __init__(self, start_method: Literal["spawn", "forkserver"]) -> None:
@@ -92,10 +93,10 @@ class DeterministicDDP(DDPStrategy):
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's fully sharded data parallelism, whose ranks are started as those of its DDP.
+    """Lightning's fully sharded data parallelism (FSDP) with ranks that are started as those of DDP.
 
-    By itself it would start them by running the command line again; its FSDPStrategy too, which
-    refuses a CPU besides.
+    Lightning's ModelParallelStrategy and FSDPStrategy start ranks by running the command line again.
+    FSDPStrategy also refuses to run on a CPU.
     """
 
     def __init__(self, devices: int, start_method: Literal["spawn", "forkserver"]) -> None:
@@ -109,15 +110,16 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
-    """Return the strategy for `cfg.devices`; its processes are not made by the command line again.
+    """Return Lightning's strategy for `cfg.devices` processes, started without the command line.
 
-    Once CUDA is in use only spawn is open. On the CPU a server that has imported everything is
-    forked: quicker, and unlike the run itself it has no threads, which a child would lack.
+    After CUDA was used, a process can only be spawned. On the CPU, ranks are forked from a server that has
+    imported the libraries: this is quicker, and safe, because the server has no threads, which a fork
+    would lose.
     """
     if cfg.devices == 1 and not sharded:
         return "auto"
     method: Literal["spawn", "forkserver"] = "spawn" if cfg.accelerator == "gpu" else "forkserver"
-    # of a rank's libraries in C++: that find_unused_parameters costs time
+    # hides a warning of torch's C++ code that find_unused_parameters costs time
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if method == "forkserver":
         start_server()
@@ -125,12 +127,14 @@ def strategy(cfg: TrainerConfig, sharded: bool = False) -> Strategy | str:
 
 
 def start_server() -> None:
-    """Start the server that ranks are forked from, if there is none; signals are not for it, or for them."""
+    """Start the server from which ranks are forked, unless it runs; signals reach neither it nor ranks."""
     multiprocessing.set_forkserver_preload(
         ["skillgraft.training.mask_training", "transformers.modeling_utils"]
     )
-    resource_tracker.ensure_running()  # which the server wants, and whose start unblocks two of them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)  # inherited
+    # The server starts the resource tracker, whose start unblocks two signals: start the tracker first.
+    resource_tracker.ensure_running()
+    # child processes inherit the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
@@ -138,10 +142,11 @@ def start_server() -> None:
 
 
 def shard(classifier: Classifier, mesh: DeviceMesh) -> None:
-    """Leave each rank of `mesh` its shard of every parameter of the classifier, gathered where it is used.
+    """Shard every parameter of a classifier over the ranks of `mesh`.
 
-    Units, whose parameters are gathered and freed together, are the transformer blocks: what the
-    names of the graftable parameters have up to their first number. The rest is one more unit.
+    The parameters of one unit are gathered before they are used, and freed together afterwards. Each
+    transformer block is a unit, found by the names of graftable parameters up to their first number.
+    All other parameters are one more unit.
     """
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     graftable = {short: names[id(p)] for short, p in classifier.graftable.items()}
@@ -153,13 +158,13 @@ def shard(classifier: Classifier, mesh: DeviceMesh) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this rank's shard of a tensor that is sharded, sharing its memory; else the tensor itself."""
+    """Return this rank's shard of a sharded tensor, in the same memory, or a plain tensor itself."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_as(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a whole tensor, which every rank has, on the device of another and sharded like it."""
+    """Return a complete tensor, which every rank has, on the device of `other` and sharded like `other`."""
     if not isinstance(other, DTensor):
         return tensor.to(other.device)
     mesh, there = other.device_mesh, tensor.to(other.device)
@@ -167,9 +172,9 @@ def sharded_as(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Return the tensors whole and on the CPU, one after the other, where they are to be kept.
+    """Return complete tensors on the CPU, gathered one after the other, or nothing unless `keep`.
 
-    Every rank must ask, since each has its shards to give.
+    Every rank must call this function, since every rank sends its shards.
     """
     out = {}
     for name, tensor in tensors.items():
@@ -181,7 +186,7 @@ def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 def quiet() -> None:
-    """Silence what Lightning says about every trainer it makes; its warnings stay."""
+    """Silence Lightning's messages about every trainer; its warnings remain."""
     for name in (
         "pytorch_lightning",
         "lightning.pytorch",
@@ -192,31 +197,37 @@ def quiet() -> None:
 
 
 def ignore_warnings() -> None:
-    """Ignore what Lightning warns of that is its own choice, or ours on purpose."""
+    """Ignore warnings of Lightning about its own choices, and about deliberate choices of this project."""
     # Fine-tuning calls train() and mask training stays in eval mode.
     warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
-    # Lightning 2.6 calls what torch 2.13 deprecates.
+    # Lightning 2.6 calls a function that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    # What a job is started with is the launcher's to say.
+    # The launcher decides how a job is started.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
 
 
 def send(module: LightningModule, path: Path) -> None:
-    """Write a module, and the number of threads, for `receive`."""
+    """Write a module and the number of threads to a file, from which ranks `receive` them."""
     torch.save((type(module), module.__getstate__(), torch.get_num_threads()), path)
 
 
 def ignore_signals() -> None:
-    """Leave signals to the run itself, which tells its ranks: some reach every process at once."""
+    """Ignore signals in a rank, since the run's own process handles signals and tells its ranks.
+
+    Some signals (Ctrl-C) reach all processes of a group at once.
+    """
     for number in signals.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_parent() -> None:
-    """From here on end this rank when the run's own process has ended: nobody would take up its work."""
+    """Start a thread that ends this rank when the run's own process has ended.
+
+    Without that process nothing would read the rank's results.
+    """
 
     def watch() -> None:
-        while (parent := multiprocessing.parent_process()) is None:  # while it is being set up
+        while (parent := multiprocessing.parent_process()) is None:  # the process is being set up
             time.sleep(0.1)
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGKILL)
@@ -225,16 +236,16 @@ def end_with_parent() -> None:
 
 
 def receive(path: Path) -> LightningModule:
-    """Return the module of a file, in a new process that is made ready for it."""
+    """Return the module of a file that `send` wrote, and prepare this new process as a rank."""
     ignore_signals()
-    end_with_parent()  # already where ranks wait for each other, for half an hour if one never comes
-    tempfile.tempdir = str(path.parent)  # where Lightning leaves an empty folder
+    end_with_parent()  # this early, because ranks wait half an hour for a rank that never starts
+    tempfile.tempdir = str(path.parent)  # Lightning leaves an empty folder there
     quiet()
     ignore_warnings()
-    # mapped: ranks share the pages of what they do not change
+    # mmap: ranks share the memory of tensors that they do not change
     kind, state, threads = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning deals out the cores
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning sets its own number
     module = kind.__new__(kind)
     module.__setstate__(state)
     return module
@@ -242,27 +253,29 @@ def receive(path: Path) -> LightningModule:
 
 @contextmanager
 def started(module: LightningModule, path: Path) -> Iterator[None]:
-    """Let ranks be started inside a `with` block; at its end, however it ends, there are none.
+    """Allow ranks to be started inside a `with` block, and end all of them at the end of the block.
 
-    Raises InputError where a rank did.
+    Raises InputError where a rank raised InputError.
     """
-    shutil.rmtree(path.parent, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(path.parent, ignore_errors=True)  # left by a killed run
     path.parent.mkdir()
     others = set(multiprocessing.active_children())
     try:
         send(module, path)
         yield
     except ProcessException as error:
-        if signals.asked:  # by a signal that has reached a rank before it could ignore it
+        if signals.asked:  # the signal reached a rank before the rank ignored signals
             raise signals.Interrupted(signals.asked[0]) from None
         said = re.findall(r"^[\w.]*InputError: (.*)$", str(error), re.MULTILINE)
         if not said:
             raise
         raise InputError(said[-1]) from None
     finally:
-        # not asked to end: a rank that waits for another would not hear it. Checkpoints are whole.
+        # Killed, because a rank that waits for another rank would not react to a request. Checkpoints are
+        # complete in any case.
         for rank in set(multiprocessing.active_children()) - others:
             rank.kill()
             rank.join()
         shutil.rmtree(path.parent)
-        os.environ.pop("MASTER_PORT", None)  # Lightning's, free a while ago: the next finds its own
+        # Lightning's choice of a free port, which may be taken by now: the next training finds its own
+        os.environ.pop("MASTER_PORT", None)

@@ -1,4 +1,7 @@
-"""Fine-tuning: θ_pre → θ_ft on one task or several (section 2), resumable to the bit."""
+"""Fine-tuning θ_pre → θ_ft on one task or several; a resumed run has the same bits.
+
+Prompt-based fine-tuning follows LM-BFF (Gao et al., ACL 2021), as in Panigrahi et al., 2023.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,16 @@ from skillgraft.training.resumable import Log, Resumable
 from skillgraft.training.trainable import trainable
 from skillgraft.training.trainer import fit, make_trainer
 
-LOG_EVERY = 10  # steps whose losses are averaged into one row of the history
+LOG_EVERY = 10  # steps whose mean loss is one entry of the history
 
 
 def lr_factor(schedule: LRSchedule, step: int, steps: int) -> float:
-    """Return the share of the learning rate at a step: constant, or falling linearly to 0."""
+    """Return the factor of the learning rate at a step, in [0, 1]: constant, or falling linearly to 0."""
     return 1.0 if schedule is LRSchedule.constant else 1.0 - step / max(1, steps)
 
 
 class FineTuning(Resumable):
-    """Trains what of the classifier asks for a gradient: graftable parameters, and a new head.
+    """Trains the parameters of a classifier that require a gradient: graftable ones, and a new head.
 
     `only` maps graftable names to bool tensors: entries where it is False stay as they are.
     """
@@ -58,7 +61,7 @@ class FineTuning(Resumable):
         self.classifier, self.cfg, self.courses, self.pad = classifier, cfg, courses, pad
         self.folder, self.note, self.only = folder, log, only
         self.named = {n: p for n, p in classifier.named_parameters() if p.requires_grad}
-        self.start: dict[str, Tensor] = {}  # what a movement is measured from, where that is needed
+        self.start: dict[str, Tensor] = {}  # θ_start, needed only for `only` and for the l1 penalty
         if only is not None or cfg.finetune.l1:
             self.start = {n: p.detach().clone() for n, p in classifier.graftable.items()}
         size, steps = cfg.finetune.batch_size, cfg.finetune.steps
@@ -68,19 +71,19 @@ class FineTuning(Resumable):
         self.moments: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return SGD or AdamW over graftable parameters and head; no decay on vectors (as LM-BFF)."""
+        """Return SGD or AdamW over graftable parameters and head, with the moments of a resumed run."""
         optimizer = self.optimizer = make_optimizer(self.cfg.finetune, self.named)
         for key, tensor in self.moments.items():
             kind, _, name = key.partition("/")
             parameter = self.named[name]
-            # AdamW counts its steps on the CPU, wherever the parameter is
+            # AdamW keeps its count of steps on the CPU, wherever the parameter is
             optimizer.state[parameter][kind] = (
                 tensor if kind == "step" else distributed.sharded_as(tensor, parameter)
             )
         return optimizer
 
     def configure_model(self) -> None:
-        """Shard what a rank has received, where the strategy is to shard."""
+        """Shard the model and its masks in a rank, where the strategy is FSDP."""
         if not isinstance(self.trainer.strategy, distributed.ShardedStrategy):
             return
         assert self.device_mesh is not None
@@ -98,13 +101,14 @@ class FineTuning(Resumable):
         self.only = None if self.only is None else shards(self.only)
 
     def train_dataloader(self) -> Batches:
-        """Return the batches that are left, or this rank's share of them."""
+        """Return the batches that are left, or this rank's parts of them."""
         return replace(self.batches, rank=self.global_rank)
 
     def on_train_start(self) -> None:
-        """Turn dropout on: Lightning leaves a model as from_pretrained returned it, evaluating.
+        """Turn dropout on, and move tensors that are not parameters to the module's device.
 
-        A rank has received all tensors on the CPU, and Lightning has moved the parameters.
+        Lightning leaves a model in evaluation mode, in which from_pretrained returns it. A rank receives
+        all tensors on the CPU, and Lightning moves only the parameters.
         """
         super().on_train_start()
         self.classifier.train()
@@ -114,7 +118,10 @@ class FineTuning(Resumable):
             self.only = {name: mask.to(self.device) for name, mask in self.only.items()}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:
-        """Seed dropout, from step and rank alone, and set the learning rate from the step alone."""
+        """Seed dropout from seed, step and rank, and set the learning rate from the step.
+
+        Neither depends on earlier steps, so that a resumed run has the bits of an uninterrupted run.
+        """
         if (end := super().on_train_batch_start(batch, batch_idx)) is not None:
             return end
         step, rank = self.progress.step, self.global_rank
@@ -125,14 +132,14 @@ class FineTuning(Resumable):
         return None
 
     def on_after_backward(self) -> None:
-        """Clear the gradient of entries that are held fast: the clipped norm is not theirs."""
+        """Clear the gradient of fixed parameters, which must not count in the norm that is clipped."""
         for name, mask in (self.only or {}).items():
             gradient = self.classifier.graftable[name].grad
             if gradient is not None:
                 distributed.local(gradient).masked_fill_(~mask, 0)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log, and at each evaluation keep the best model and what a resumed run needs."""
+        """End a step: log the loss, and on schedule evaluate, keep the best model, and save a checkpoint."""
         self.pull_back()
         self.progress.step += 1
         step, last = self.progress.step, self.progress.step == self.cfg.finetune.steps
@@ -148,10 +155,12 @@ class FineTuning(Resumable):
 
     @torch.no_grad()
     def pull_back(self) -> None:
-        """After an optimiser's step: the proximal step of l1 · ‖θ − θ_start‖₁, and entries held fast.
+        """Apply the proximal step of the penalty l1 · ‖θ − θ_start‖₁, and restore fixed parameters.
 
-        A subgradient of the l1 term would leave every entry a little off; the proximal step (soft
-        thresholding by lr · l1) puts entries that move less than that exactly back.
+            θ ← θ_start + sign(θ − θ_start) ⊙ max(|θ − θ_start| − lr · l1, 0)
+
+        With a subgradient of the penalty no parameter would return to θ_start exactly. Soft thresholding
+        by lr · l1 returns each parameter that is within lr · l1 of θ_start to θ_start, bit for bit.
         """
         if not self.start:
             return
@@ -163,15 +172,16 @@ class FineTuning(Resumable):
             parameter = distributed.local(self.classifier.graftable[name])
             if threshold and trained:
                 moved = nn.functional.softshrink(parameter - start, threshold)
-                # entries that have not moved keep their own bits
+                # start + 0 may change −0.0: parameters that have not moved keep the bits of θ_start
                 parameter.copy_(torch.where(moved == 0, start, start + moved))
             if self.only is not None:
                 parameter.copy_(torch.where(self.only[name], parameter, start))
 
     def evaluate(self) -> None:
-        """Measure the validation rows, and write the model where it is strictly the best so far.
+        """Evaluate on the validation examples, and write the model where the metric is the best so far.
 
-        Over several tasks the score is the mean of the tasks' own metrics.
+        With several tasks, the mean of the tasks' own metrics counts. Of equally good models the first
+        is kept; the authors' code keeps the last.
         """
         step, scores = self.progress.step, []
         for course in self.courses:
@@ -190,7 +200,7 @@ class FineTuning(Resumable):
             among = f"{course.task}/" if len(self.courses) > 1 else ""
             row = {f"finetune/validation/{among}{name}": v for name, v in measured.items()}
             self.record({"finetune/step": step, **row})
-        # the first rank's, so that none is alone in what all have to do together
+        # rank 0 decides: `gathered` must be called by all ranks or by none
         score = self.trainer.strategy.broadcast(sum(scores) / len(scores))
         if score > self.progress.best_score:
             self.progress.best_step, self.progress.best_score = step, score
@@ -199,12 +209,12 @@ class FineTuning(Resumable):
                 write_tensors(self.folder / names.BEST, best, {})
 
     def record(self, row: dict[str, Any]) -> None:
-        """Keep a row of the history and pass it on."""
+        """Append an entry to the history, and log the entry."""
         self.progress.history.append(row)
         self.note(row)
 
     def save(self) -> None:
-        """Write weights, optimiser state and progress: what a resumed run needs, whole or not at all."""
+        """Write a checkpoint of parameters, optimizer state and progress, complete or not at all."""
         state: dict[str, Tensor] = {f"weights/{name}": p for name, p in self.named.items()}
         for name, parameter in self.named.items():
             for kind, tensor in self.optimizer.state[parameter].items():
@@ -217,7 +227,7 @@ class FineTuning(Resumable):
         write_tensors(self.folder / names.RESUME, state, vars(self.progress))
 
     def resume(self) -> None:
-        """Take up a state that `save` wrote, if there is one."""
+        """Load the checkpoint that `save` wrote, if there is one, and log the new part of its history."""
         path, known = self.folder / names.RESUME, len(self.progress.history)
         if not path.is_file():
             return
@@ -238,13 +248,17 @@ class FineTuning(Resumable):
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy stored tensors into what is trained."""
+        """Copy stored tensors, by name, into the trained parameters."""
         for name, parameter in self.named.items():
             parameter.copy_(tensors[name])
 
 
 def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimiser, with one group for matrices, one for vectors, one for a new head."""
+    """Return SGD or AdamW, with one group of parameters for each learning rate and weight decay.
+
+    Biases and LayerNorms (all vectors) have no weight decay, as in LM-BFF. A new head may have a learning
+    rate of its own.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named.items():
         lr = cfg.head_lr if name.startswith("head.") and cfg.head_lr is not None else cfg.lr
@@ -268,7 +282,7 @@ def finetune(
     only: Mapping[str, Tensor] | None = None,
     bars: bool = False,
 ) -> Progress:
-    """Fine-tune `classifier` in place to its best validation model, and return the history.
+    """Fine-tune a classifier in place, leave it as its best validation model, and return the progress.
 
     `folder` keeps the best model and the last checkpoint; a killed fine-tuning goes on from there
     and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says;
@@ -279,10 +293,12 @@ def finetune(
         module.resume()
         module.batches.start = module.progress.step
         if left := len(module.batches):
+            # Differs from the authors' code, whose clipped norm includes the gradients of embeddings and LM
+            # head: here no gradient is computed for frozen parameters.
             clip = cfg.finetune.gradient_clip_val or None
             sharded = cfg.trainer.strategy is Strategy.fsdp
             fit(make_trainer(cfg, left, folder, sharded, bars, gradient_clip_val=clip), module)
-            classifier.zero_grad()  # the last step's: as large as the model
+            classifier.zero_grad()  # frees gradients as large as the trained parameters
         classifier.eval()
         if module.progress.best_step >= 0:
             module.restore(load_file(folder / names.BEST))

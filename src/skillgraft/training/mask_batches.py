@@ -15,11 +15,12 @@ from skillgraft.tasks.encoder import Encoded
 
 @dataclass
 class MaskBatches:
-    """The batches of mask steps `start` to `steps`; each step goes over `examples` training rows.
+    """The batches of steps `start` to `steps` of mask training, with `examples` training examples per step.
 
-    A step's rows and their order come from (seed, step) alone. On several ranks a step's batches are
-    dealt out whole, with the `weight` of each one's loss: where they do not come out even, one is
-    repeated with weight 0.
+    The examples of a step and their order depend on (seed, step) alone. With several ranks, each rank
+    gets complete batches, with the `weight` of each batch's loss. Where the batches of a step are not a
+    multiple of the ranks, the last batch is repeated with weight 0. (In the authors' code a step has up
+    to 128 batches of 8 examples.)
     """
 
     rows: Sequence[Encoded]
@@ -34,16 +35,16 @@ class MaskBatches:
 
     @property
     def per_step(self) -> int:
-        """Return the number of batches of one step."""
+        """The number of batches of one step."""
         return -(-min(self.examples, len(self.rows)) // self.size)
 
     @property
     def per_rank(self) -> int:
-        """Return how many batches each rank has in one step."""
+        """The number of batches that each rank has in one step."""
         return -(-self.per_step // self.ranks)
 
     def __len__(self) -> int:
-        """Return how many batches are left for each rank."""
+        """Return the number of batches that are left for each rank."""
         return (self.steps - self.start) * self.per_rank
 
     def __iter__(self) -> Iterator[Batch]:
@@ -52,7 +53,7 @@ class MaskBatches:
             random = np.random.default_rng(derive(self.seed, "mask", "rows", step))
             order = random.permutation(len(self.rows))[: self.examples].tolist()
             groups = in_batches(order, self.size)
-            # Lightning divides by a rank's number of batches, and DDP by the ranks
+            # Lightning divides the loss by per_rank, and DDP the gradient by ranks: by `even` together
             even = self.per_rank * self.ranks
             for place in range(self.rank, even, self.ranks):
                 group = groups[min(place, len(groups) - 1)]

@@ -1,4 +1,4 @@
-"""Learning the mask of a run with Lightning: the same engine as `localize`, resumable to the bit."""
+"""Train the mask of a run with Lightning, by the method of `localize`; a resumed run has the same bits."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from skillgraft.training.mask_batches import MaskBatches
 from skillgraft.training.resumable import Log, Resumable
 from skillgraft.training.trainer import fit, make_trainer
 
-SAVE_EVERY = 10  # steps between checkpoints where no step but the last is scored
+SAVE_EVERY = 10  # steps between checkpoints where only the last step is evaluated
 
 
 class MaskSGD(torch.optim.Optimizer):
-    """SGD without momentum on the scores, fed by the gradients of the grafted weights."""
+    """SGD without momentum on the scores S, from the gradients of the grafted parameters."""
 
     def __init__(self, relaxed: RelaxedGraft, lr: float) -> None:
         self.relaxed = relaxed
         super().__init__(list(relaxed.parameters.values()), {"lr": lr})
 
     def step(self, closure: Any = None) -> Any:
-        """Update the scores and rebuild the grafted weights."""
+        """Update the scores S and write the new relaxed graft θ(S) into the parameters."""
         loss = closure() if closure is not None else None
         self.relaxed.step(self.param_groups[0]["lr"])
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Do nothing: the engine takes the gradients away as it uses them."""
+        """Do nothing, because `RelaxedGraft.step` clears the gradients that it uses."""
 
 
 class MaskTraining(Resumable):
-    """Minimises the task loss of the relaxed graft over the scores (method: section 3)."""
+    """Minimizes the task loss of the relaxed graft θ(S) over the scores S (Panigrahi et al., 2023)."""
 
     def __init__(
         self,
@@ -70,35 +70,37 @@ class MaskTraining(Resumable):
         self.history: list[dict[str, Any]] = []
         self.done = 0
         self.losses: list[Tensor] = []
-        self.changed, self.present = 0, torch.empty(0)  # since when the region is what it is
+        # the last step that changed the region, and the region after the present step
+        self.changed, self.present = 0, torch.empty(0)
 
     @property
     def settled(self) -> bool:
-        """Whether the region has been the same for `graft.patience` steps."""
+        """Whether the region has not changed for `graft.patience` steps."""
         patience = self.cfg.graft.patience
         return patience is not None and self.done - self.changed >= patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return plain SGD on the scores."""
+        """Return SGD on the scores S."""
         graft = self.cfg.graft
         assert graft.lr is not None
-        # Lightning has divided by the number of batches; Localize-and-Stitch sums over them.
+        # Lightning divides each loss by the number of batches, which gives the mean of batch means, as in
+        # the authors' code. Localize-and-Stitch (He et al., TMLR 2025) sums over batches.
         summed = graft.selector is Selector.stitch_l1
         times = self.batches.per_step if summed else 1
         return MaskSGD(self.relaxed, graft.lr * times)
 
     def train_dataloader(self) -> MaskBatches:
-        """Return the batches that are left, or this rank's share of them."""
+        """Return the batches that are left, or this rank's part of them."""
         return replace(self.batches, rank=self.global_rank)
 
     def on_train_start(self) -> None:
-        """Turn dropout off, and move the engine to where the module has been moved."""
+        """Turn dropout off, as the authors' code does, and move the relaxed graft to the module's device."""
         super().on_train_start()
         self.classifier.eval()
         self.relaxed.to(self.device)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """At the end of a step: log, and on schedule score the rounded graft and keep a checkpoint."""
+        """After the last batch of a step, log the loss; on schedule evaluate the rounded graft and save."""
         graft = self.cfg.graft
         if len(self.losses) < self.batches.per_rank:
             return
@@ -111,6 +113,8 @@ class MaskTraining(Resumable):
         self.compare()
         last = self.settled or self.done == graft.steps
         due = last or self.done % (graft.score_every or SAVE_EVERY) == 0
+        # Differs from the authors' code, which evaluates the rounded graft after every step: each
+        # evaluation is one more pass over the training and validation examples.
         if last or (due and graft.score_every is not None):
             row |= self.score()
         self.record(row)
@@ -120,18 +124,19 @@ class MaskTraining(Resumable):
             self.trainer.should_stop = True
 
     def compare(self) -> None:
-        """With `graft.patience`, note whether this step has changed the region."""
+        """With `graft.patience`, record whether this step changed the region."""
         if self.cfg.graft.patience is None:
             return
         before, self.present = self.present, self.relaxed.region().cpu()
         if not torch.equal(before, self.present):
             self.changed = self.done
-        self.changed = self.trainer.strategy.broadcast(self.changed)  # the first rank's, of all
+        self.changed = self.trainer.strategy.broadcast(self.changed)  # rank 0 decides for all
 
     def score(self) -> dict[str, Any]:
-        """Score the rounded graft: the metric on training rows plus that on validation rows.
+        """Evaluate the objective of the rounded graft, and return the entry for the history.
 
-        Without `graft.score_every` no row is read and a later graft always counts.
+        The objective is the task's metric on training examples plus the metric on validation examples, as
+        in the authors' code. Without `graft.score_every` nothing is evaluated, and the latest graft is best.
         """
         metric, chosen, row = self.cfg.task.metric, self.relaxed.region(), {}
         if self.cfg.graft.score_every is None:
@@ -148,12 +153,12 @@ class MaskTraining(Resumable):
         return {**row, "mask/objective": total, "mask/size": chosen.numel()}
 
     def record(self, row: dict[str, Any]) -> None:
-        """Keep a row of the history and pass it on."""
+        """Append an entry to the history, and log the entry."""
         self.history.append(row)
         self.note(row)
 
     def save(self) -> None:
-        """Write scores, best region and progress: what a resumed run needs, whole or not at all."""
+        """Write a checkpoint of the scores S, the best region and progress, complete or not at all."""
         if self.global_rank:
             return
         tensors = {"scores": self.relaxed.scores, "best": self.best.region}
@@ -162,10 +167,11 @@ class MaskTraining(Resumable):
         write_tensors(self.folder / names.MASK, tensors, vars(progress))
 
     def resume(self) -> None:
-        """Take up a state that `save` wrote; without one, score the initial mask."""
+        """Load the checkpoint that `save` wrote; without one, evaluate the initial mask."""
         path = self.folder / names.MASK
         if not path.is_file():
-            # The authors' code never scores its start; ours must not come out worse than it.
+            # Differs from the authors' code, which never evaluates the initial mask: a learned region must
+            # not be worse than γ_base.
             self.record({"mask/step": 0, **self.score()})
             self.present = self.relaxed.region().cpu()
             return
@@ -173,7 +179,7 @@ class MaskTraining(Resumable):
             progress = Progress(**json.loads(file.metadata()["progress"]))
         tensors = load_file(path)
         self.relaxed.scores.copy_(tensors["scores"])
-        self.relaxed.build()
+        self.relaxed.build()  # θ(S) of the stored scores
         self.best = BestMask(progress.best_step, progress.best_score, tensors["best"])
         self.done, self.changed = progress.step, progress.changed
         self.present = self.relaxed.region().cpu()
@@ -192,7 +198,7 @@ def learn_mask(
     log: Log,
     bars: bool = False,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return the best region's sorted flat indices and the history of mask training.
+    """Train a mask, and return the best region's sorted flat indices and the history of the training.
 
     `folder` keeps the last checkpoint; a killed training goes on from there with the same bits.
     `bars` shows a progress bar.

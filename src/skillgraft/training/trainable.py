@@ -1,4 +1,4 @@
-"""What fine-tuning trains: all graftable parameters, biases, or low-rank updates."""
+"""Choose the parameters that fine-tuning trains: all graftable ones, biases (BitFit), or LoRA's updates."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from skillgraft.runtime.seeds import derive
 
 @contextmanager
 def trainable(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
-    """Make trainable what `finetune.trainable` names inside a `with` block.
+    """Make the parameters that `finetune.trainable` names trainable inside a `with` block.
 
-    Low-rank updates are merged into the dense matrices at its end, so that the graftable tensors
-    hold what was learned whatever was trained.
+    `full` trains all graftable parameters, `bias` only biases (BitFit, Ben Zaken et al., ACL 2022), and
+    `lora` low-rank updates (Hu et al., ICLR 2022). At the end of the block low-rank updates are merged
+    into the dense matrices, so that Δ exists for every choice.
     """
     options = cfg.finetune
     if options.trainable is Trainable.full:
@@ -43,7 +44,7 @@ def trainable(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
 
 @contextmanager
 def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
-    """Give every graftable matrix a trainable low-rank update, and merge them at the end."""
+    """Give every graftable matrix a trainable low-rank update inside a `with` block, merged at its end."""
     try:
         import peft
     except ImportError as error:
@@ -63,6 +64,7 @@ def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
         raise InputError(
             "finetune.trainable=lora: no graftable parameter of this model is a matrix"
         )
+    # GPT-2's Conv1D stores its matrix transposed, (in, out)
     transposed = any(type(classifier.model.get_submodule(n)).__name__ == "Conv1D" for n in matrices)
     settings = peft.LoraConfig(
         r=options.rank,
@@ -71,7 +73,7 @@ def low_rank(classifier: Classifier, cfg: RunConfig) -> Iterator[None]:
         fan_in_fan_out=transposed,
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft asks for a name that transformers 5 deprecates
+        # peft reads an attribute that transformers 5 deprecates
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         torch.manual_seed(derive(cfg.seed, "model", "lora"))
         adapted = peft.get_peft_model(classifier.model, settings)

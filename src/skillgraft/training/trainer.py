@@ -1,4 +1,4 @@
-"""Lightning's trainer as this project uses it."""
+"""Make Lightning's trainer, and run its loop until the end or a signal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_trainer(
     bars: bool = False,
     **more: Any,
 ) -> pl.Trainer:
-    """Return a Lightning Trainer that runs `steps` batches and writes nothing by itself.
+    """Return a Lightning Trainer that runs `steps` batches and writes no files of its own.
 
     `bars` shows a progress bar.
     """
@@ -48,17 +48,17 @@ def make_trainer(
         enable_progress_bar=bars,
         callbacks=[TQDMProgressBar(leave=True)] if bars else [],
         num_sanity_val_steps=0,
-        # one process, whatever cluster it is on: Lightning would otherwise look for SLURM's tasks
+        # Under SLURM, Lightning would otherwise expect one SLURM task per rank.
         plugins=[LightningEnvironment()],
         **more,
     )
 
 
 def fit(trainer: pl.Trainer, module: Resumable) -> None:
-    """Run Lightning's loop, without the warnings that are about its own choices.
+    """Train a module with Lightning until its last step or a signal.
 
-    Raises Interrupted where a signal has asked for it: after the step and with a checkpoint, and on
-    several ranks after the same step.
+    Raises Interrupted after a signal, at the end of the present step and with a checkpoint. Several
+    ranks end after the same step.
     """
     if module.batches.start:
         log.info("going on from step %d", module.batches.start)
@@ -68,9 +68,9 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
         if trainer.strategy.launcher is not None:
             sharded = isinstance(trainer.strategy, distributed.ShardedStrategy)
             if sharded:
-                module.to("cpu")  # the GPU is the ranks'
+                module.to("cpu")  # the ranks need the GPU's memory
             if device.type == "cuda":
-                torch.cuda.empty_cache()  # what torch keeps of it
+                torch.cuda.empty_cache()  # frees memory that torch keeps reserved
             with distributed.started(module, module.sent), signals.between_steps(module.end.touch):
                 trainer.fit(module)
             if sharded:
@@ -80,11 +80,11 @@ def fit(trainer: pl.Trainer, module: Resumable) -> None:
             try:
                 with signals.between_steps():
                     trainer.fit(module)
-            except SIGTERMException:  # between two batches; without a code, as if all were well
+            except SIGTERMException:  # Lightning stopped between two batches, without an exit code
                 module.save()
                 raise signals.Interrupted(
                     signals.asked[0] if signals.asked else signal.SIGTERM
                 ) from None
             module.to(device)  # Lightning leaves the module on the CPU
-        if signals.asked:  # with several ranks, or after Lightning's last look
+        if signals.asked:  # with several ranks, or a signal after Lightning's last check
             raise signals.Interrupted(signals.asked[0])
