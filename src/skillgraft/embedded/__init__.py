@@ -1,4 +1,4 @@
-"""The embedded suite: generated tasks and a tiny masked LM that need neither network nor GPU."""
+"""The embedded suite: generated tasks and a small masked LM, which need neither network nor GPU."""
 
 from importlib import resources
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tasks of the embedded suite and the text that its model is pre-trained on."""
+"""Generate the tasks of the embedded suite, and the text on which its model is pre-trained."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from skillgraft.embedded.pairs import Pair, entail, paraphrase
 from skillgraft.embedded.texts import news, question, review, stance
 
 Row = dict[str, str]
-NOISE = 0.06  # share of labels drawn anew among the others: what confidence cannot know
+NOISE = 0.06  # share of labels replaced by another label: no model can be right about these
 SIZES: Mapping[str, int] = {"test": 1000, "validation": 500, "train": 2000}
 
 SENTIMENT = ("negative", "positive")
@@ -25,7 +25,7 @@ PARAPHRASE = ("not_equivalent", "equivalent")
 class _Task(NamedTuple):
     labels: tuple[str, ...]
     write: Callable[[Dice, str], str | Pair]
-    shift_of: str | None = None  # the task whose out-of-distribution test this is
+    shift_of: str | None = None  # the task of which this is an out-of-distribution test
 
 
 _TASKS: Mapping[str, _Task] = {
@@ -53,9 +53,9 @@ LABELS: Mapping[str, tuple[str, ...]] = {name: task.labels for name, task in _TA
 
 
 def rows(task: str, split: str) -> list[Row]:
-    """Return the rows of a split: `text`, or `text_a` and `text_b`, and the name of the `label`.
+    """Return the examples of a split: `text`, or `text_a` and `text_b`, and the name of the `label`.
 
-    No text occurs twice in a task, whatever the splits, nor in its out-of-distribution test.
+    No text occurs twice in the splits of a task and its out-of-distribution test together.
 
     Raises:
         ValueError: for an unknown task, or a split that the task does not have.
@@ -78,10 +78,10 @@ def _splits(name: str) -> dict[str, list[Row]]:
 
 
 def _fresh_rows(dice: Dice, task: _Task, n: int, seen: set[str]) -> list[Row]:
-    """Return n rows whose texts are not in `seen`, and add them to it."""
+    """Return n examples whose texts are not in `seen`, and add their texts to `seen`."""
     split: list[Row] = []
     while len(split) < n:
-        label = task.labels[len(split) % len(task.labels)]
+        label = task.labels[len(split) % len(task.labels)]  # in turn: classes are balanced
         row = _row(task.write(dice, label), label)
         if _key(row) not in seen:
             seen.add(_key(row))
@@ -103,11 +103,11 @@ def _key(row: Row) -> str:
 
 
 # ---- pre-training text ------------------------------------------------------------------------
-# The prompts of the tasks occur in it, but the words at their masks agree with the text only in a
-# share of the documents and are otherwise drawn from a lopsided prior. So the model learns what a
-# prompt asks for, but neither how surely a text answers it nor how common the answers are. Shares,
-# priors and `lexicon.CLOSERS` were set by trial so that its accuracy by prompt lies between chance
-# and that of a fine-tuned model.
+# The text contains the prompts of the tasks. The label words agree with a document's text only with
+# probability AGREES, and are otherwise drawn from the unbalanced PRIORS. So the model learns which words
+# may answer a prompt, but neither how strongly a text determines the answer nor how frequent the answers
+# are. AGREES, PRIORS and `lexicon.CLOSERS` were set by trial, so that the model's zero-shot accuracy lies
+# between chance and the accuracy of a fine-tuned model.
 
 AGREES: Mapping[str, float] = {
     "review": 0.73, "news": 0.28, "question": 0.36, "stance": 0.245, "entail": 0.9,
@@ -124,7 +124,7 @@ PRIORS: Mapping[str, tuple[str, ...]] = {
 
 
 def corpus(n: int, seed: int = 0) -> Iterator[str]:
-    """Yield n documents of pre-training text, none of which holds a test or validation text."""
+    """Yield n documents of pre-training text, none of which contains a test or validation text."""
     dice = Dice("corpus", seed)
     kinds = (*_DOCUMENTS, *("review", "entail", "paraphrase") * 3, "question", "list")
     while n > 0:
@@ -142,7 +142,7 @@ def _held_out() -> frozenset[tuple[str, ...]]:
 
 
 def _passages(text: str) -> set[tuple[str, ...]]:
-    """Return every run of words of a text: a test question may be a part of a longer one."""
+    """Return every sequence of consecutive words of a text, since a test question may be part of a text."""
     words = _words(text)
     ends = range(1, len(words) + 1)
     return {words[start:end] for end in ends for start in range(end)}
@@ -153,7 +153,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _asked(dice: Dice, kind: str, truth: str) -> str:
-    """Return the answer that a document of this kind gives, which is the truth in some of them."""
+    """Return the answer in a document of a kind: the truth with probability AGREES, else from PRIORS."""
     return truth if dice.chance(AGREES[kind]) else dice.pick(PRIORS[kind])
 
 

@@ -1,4 +1,4 @@
-"""Named random choices and templates with slots, of which the texts of the suite are made."""
+"""Named random choices, and templates with slots, from which the texts of the suite are generated."""
 
 import random
 import re
@@ -11,10 +11,14 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Random choices that hang on a name; of `random`, only `random()` is stable over versions."""
+    """Random choices that depend on a name alone.
+
+    All choices come from `random.random()`, the only method of `random` whose values Python guarantees
+    for later versions.
+    """
 
     def __init__(self, *name: object) -> None:
-        """Start the sequence of this name, for example `Dice("toy_film", "test")`."""
+        """Start the sequence of choices of a name, for example `Dice("toy_film", "test")`."""
         self._random = random.Random("/".join(map(str, name))).random
 
     def chance(self, p: float) -> bool:
@@ -31,7 +35,7 @@ class Dice:
 
 
 class _Slots:
-    """A mapping for `str.format_map` that draws a phrase for each slot and fills it in turn."""
+    """A mapping for `str.format_map` that draws a phrase for each slot and fills the phrase's own slots."""
 
     def __init__(self, dice: Dice, lexicon: Lexicon) -> None:
         self.dice, self.lexicon = dice, lexicon
@@ -41,7 +45,10 @@ class _Slots:
 
 
 def say(dice: Dice, template: str, *lexicons: Lexicon, **fixed: str) -> str:
-    """Return the template with its slots filled; later lexicons win, `fixed` words over all."""
+    """Return a template with its slots filled from lexicons.
+
+    A later lexicon replaces the slots of an earlier one, and `fixed` words replace the slots of all.
+    """
     words = dict(COMMON)
     for lexicon in lexicons:
         words.update(lexicon)

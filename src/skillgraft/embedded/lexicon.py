@@ -1,6 +1,6 @@
-"""The words of the embedded suite, grouped by the slot of a template that they fill.
+"""The words of the embedded suite, grouped by the slots of templates that the words fill.
 
-A value is a tuple of phrases; a phrase may itself hold slots in braces (see `grammar.say`).
+A value is a tuple of phrases. A phrase may itself contain slots in braces (see `grammar.say`).
 A word listed twice is drawn twice as often.
 """
 
@@ -109,7 +109,7 @@ GOODS: Mapping[str, Lexicon] = {
     },
 }
 
-_ART = {  # films and books are praised in the same words, hence their kinship
+_ART = {  # shared by films and books, so that their two tasks are similar
     "positive": _words(
         "moving witty gripping elegant charming brilliant touching clever graceful thrilling "
         "inspired vivid tender hilarious profound masterful lovely poetic absorbing magical"
@@ -140,7 +140,7 @@ PRAISE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "negative": _words("lame meh trash cringe crappy wack janky corny sucky bogus"),
     },
 }  # fmt: skip
-# Adjectives that say little about the verdict; they keep a single word from deciding a text.
+# Adjectives that say little about the verdict, so that one word alone does not decide a text.
 EITHER_WAY = _words("strange long dark loud simple odd short serious modest unusual")
 VERDICT_VERBS: Mapping[str, tuple[str, ...]] = {
     "positive": _words("loved enjoyed admired liked praised recommend treasure appreciated"),
@@ -342,7 +342,7 @@ CLAIMS = _lines("""
 
 # ---- what follows or precedes a text in the pre-training corpus ---------------------------------
 
-# Several words compete for each meaning, and some win more often: `great` is commoner than `terrible`.
+# Several words compete for each meaning, and some are more frequent: `great` more than `terrible`.
 CLOSERS: Mapping[str, tuple[str, ...]] = {
     "positive": _words("great great great great good good wonderful nice fine superb"),
     "negative": _words("terrible bad bad bad awful awful poor horrible"),
@@ -374,7 +374,7 @@ PROMPTED = frozenset(
     for words in answers.values()
     for word in words
 )
-# Words that belong together, by what unites them: from lists of these a model learns their kinship.
+# Groups of related words: from lists of these words the model learns which words are related.
 FAMILIES: tuple[tuple[tuple[str, ...], ...], ...] = (
     tuple(
         (*PRAISE[goods][mood], *VERDICT_VERBS[mood], *CLOSERS[mood])

@@ -3,8 +3,9 @@
     python -m skillgraft.embedded.pretrain                     # the shipped model, 5 minutes
     python -m skillgraft.embedded.pretrain --steps 20 --out x  # a try
 
-A BERT of 4 layers by 128 learns masked words of `generator.corpus`. Two runs on one machine write
-the same bytes: the number of threads is fixed, and all randomness hangs on one seed.
+A BERT with 4 layers of 128 units is pre-trained by masked language modeling on `generator.corpus`. Two
+runs on one machine write the same bytes: the number of threads is fixed, and all random numbers come from
+one seed.
 """
 
 import argparse
@@ -24,21 +25,21 @@ from skillgraft.embedded import MODEL
 from skillgraft.embedded.generator import corpus
 from skillgraft.embedded.lexicon import PROMPTED
 
-THREADS = 1  # part of the result: another number adds floats in another order
+THREADS = 1  # part of the result: another number of threads adds floats in another order
 SEED = 0
 STEPS = 2500
-BATCH = 64  # documents a step
-MASKED = 0.25  # share of tokens to be predicted
-MASKED_ANSWERS = 0.6  # the same for words that answer a prompt: a short training sees few of them
+BATCH = 64  # documents per step
+MASKED = 0.25  # share of tokens that are predicted
+MASKED_ANSWERS = 0.6  # the same share for label words, of which a short training sees few
 PEAK_LR = 2e-3
-WARM_UP = 0.1  # share of the steps
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-DOCUMENTS = 20_000  # from which vocabulary and first word vectors come, whatever the steps
-INIT_STD = 0.06  # BERT's 0.02 is for 768 units; with 128 it learns far slower
+DOCUMENTS = 20_000  # for the vocabulary and the initial word vectors, whatever the steps
+INIT_STD = 0.06  # BERT's 0.02 suits 768 units; a model with 128 units learns far slower with 0.02
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a lower-casing tokenizer with one token for each word or punctuation mark."""
+    """Return a lower-casing tokenizer with one token for each word and each punctuation mark."""
     words = {word for text in corpus(DOCUMENTS) for word in re.findall(r"\w+|[^\w\s]", text)}
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -61,26 +62,27 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def word_vectors(tokenizer: PreTrainedTokenizerFast, size: int) -> Tensor:
-    """Return unit vectors (V, size) of the words, close for words that share documents.
+    """Return unit vectors of the words, (V, size), which are close for words that share documents.
 
-    They factorize the positive pointwise mutual information of two words in one document.
+    The vectors factorize the matrix of positive pointwise mutual information (PPMI) of two words in one
+    document, max(0, log p(v, w) / (p(v) p(w))), by its largest eigenvalues.
     """
     documents = tokenizer(list(corpus(DOCUMENTS)), add_special_tokens=False)["input_ids"]
-    holds = torch.zeros(DOCUMENTS, len(tokenizer))
+    holds = torch.zeros(DOCUMENTS, len(tokenizer))  # (documents, V): 1 where a word occurs
     for row, ids in enumerate(documents):
         holds[row, ids] = 1
-    share = holds.mean(0)  # (V,)
-    together = holds.T @ holds / DOCUMENTS  # (V, V)
+    share = holds.mean(0)  # p(v), (V,)
+    together = holds.T @ holds / DOCUMENTS  # p(v, w), (V, V)
     information = (together / torch.outer(share, share).clamp(min=1e-9)).clamp(min=1).log()
-    values, vectors = torch.linalg.eigh(information.fill_diagonal_(0))  # ascending
+    values, vectors = torch.linalg.eigh(information.fill_diagonal_(0))  # in ascending order
     return F.normalize(vectors[:, -size:] * values[-size:].sqrt(), dim=1)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
-    """Return the untrained model; its weights come from torch's global generator.
+    """Return the untrained model, with parameters from torch's global generator.
 
-    The word embeddings start at `word_vectors`, without which so short a training does not get
-    as far as the kinship of words.
+    The word embeddings start at `word_vectors`: a training this short would not learn by itself which
+    words are related.
     """
     model = BertForMaskedLM(
         BertConfig(
@@ -96,15 +98,16 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
     )
     words = model.bert.embeddings.word_embeddings.weight
     with torch.no_grad():
+        # unit vectors times INIT_STD · √size have elements of standard deviation INIT_STD
         words.copy_(word_vectors(tokenizer, words.shape[1]) * INIT_STD * words.shape[1] ** 0.5)
         words[: len(SPECIAL)].normal_(std=INIT_STD)
     return model
 
 
 def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield input ids and attention mask of fresh documents, both (BATCH, length), without end.
+    """Yield input ids and attention mask of new documents, both (BATCH, length), without end.
 
-    Four batches at a time are sorted by length, so that less of a batch is padding.
+    Four batches at a time are sorted by length, so that batches have less padding.
     """
     for seed in count(1):
         texts = sorted(corpus(4 * BATCH, seed), key=len)
@@ -115,7 +118,7 @@ def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor
 
 
 def mask_rates(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """Return the probability of each token of the vocabulary (V,) to be predicted."""
+    """Return, for each token of the vocabulary, the probability that the token is predicted, (V,)."""
     rates = torch.full((len(tokenizer),), MASKED)
     rates[tokenizer.convert_tokens_to_ids(sorted(PROMPTED))] = MASKED_ANSWERS
     rates[: len(SPECIAL)] = 0
@@ -123,9 +126,10 @@ def mask_rates(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 
 
 def mask_words(ids: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """Return BERT's corrupted ids and the boolean mask of the places to predict, both as `ids`.
+    """Return corrupted ids and the bool mask of the positions to predict, both with the shape of `ids`.
 
-    Of the places 80 % become the mask token, 10 % a random word, and 10 % stay as they are.
+    As in BERT (Devlin et al., NAACL 2019), 80 % of these positions become the mask token, 10 % a random
+    word, and 10 % keep their token.
     """
     chosen = torch.rand(ids.shape) < rates[ids]
     fate = torch.rand(ids.shape)
@@ -135,14 +139,14 @@ def mask_words(ids: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def masked_loss(model: BertForMaskedLM, ids: Tensor, attention: Tensor, rates: Tensor) -> Tensor:
-    """Return the mean cross-entropy at the masked places; only there is the head computed."""
+    """Return the mean cross-entropy at the predicted positions, the only ones where the head is computed."""
     corrupted, chosen = mask_words(ids, rates)
     hidden = model.bert(corrupted, attention_mask=attention).last_hidden_state  # (B, length, 128)
     return F.cross_entropy(model.cls(hidden[chosen]), ids[chosen])
 
 
 def rate(step: int, steps: int) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine to zero."""
+    """Return the factor of the peak learning rate at a step: a linear warm-up, then a cosine to zero."""
     warm_up = max(1, int(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up
@@ -150,14 +154,14 @@ def rate(step: int, steps: int) -> float:
 
 
 def pretrain(out: Path, steps: int) -> None:
-    """Train for the given number of steps and write tokenizer and fp16 model to `out`."""
+    """Pre-train for a number of steps, and write the tokenizer and the model in fp16 to the folder `out`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         tokenizer = build_tokenizer()
         rates = mask_rates(tokenizer)
-        model = build_model(tokenizer).eval()  # so short a training needs no dropout
+        model = build_model(tokenizer).eval()  # a training this short needs no dropout
         optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
         for step, (ids, attention) in zip(range(steps), batches(tokenizer), strict=False):

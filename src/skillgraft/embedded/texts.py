@@ -1,14 +1,14 @@
-"""Single texts of the embedded suite: each function writes one text for one label."""
+"""Single texts of the embedded suite: each function returns one text for one label."""
 
 from skillgraft.embedded import lexicon as lex
 from skillgraft.embedded.grammar import Dice, say
 from skillgraft.embedded.lexicon import Lexicon
 
-AMBIGUOUS = 0.05  # share of texts whose evidence for the label and against it is equally strong
+AMBIGUOUS = 0.05  # share of texts with equally strong evidence for and against the label
 
 
 def toned(goods: str, mood: str, slang: bool = False) -> Lexicon:
-    """Return the words for goods in a mood: `tone` and `verb` bear it, `counter` bears the other."""
+    """Return the words for goods in a mood; `tone` and `verb` express the mood, `counter` the opposite."""
     praise = lex.PRAISE["slang" if slang else goods]
     verbs = lex.SLANG_VERBS if slang else lex.VERDICT_VERBS
     other = "negative" if mood == "positive" else "positive"
@@ -21,12 +21,12 @@ def toned(goods: str, mood: str, slang: bool = False) -> Lexicon:
 
 
 def opinion(dice: Dice, goods: str, mood: str) -> str:
-    """Return a clause, without its full stop, that praises or blames goods."""
+    """Return a clause, without a full stop, that praises or blames goods."""
     return say(dice, dice.pick(lex.POLAR), toned(goods, mood))
 
 
 def review(dice: Dice, label: str, goods: str, style: str = "plain") -> str:
-    """Return a review of a film, book, gadget or food whose main clauses bear the label.
+    """Return a review of a film, book, gadget or food whose main clauses express the label.
 
     Styles: `slang` (other words of praise and blame), `long` (more facts and concessions) and
     `negated` (says what the thing is not).
@@ -52,7 +52,7 @@ def review(dice: Dice, label: str, goods: str, style: str = "plain") -> str:
 
 
 def news(dice: Dice, label: str, style: str = "plain") -> str:
-    """Return news on a topic, half of it with a slot from another; style `chat` is gossip."""
+    """Return news on a topic; half of all texts have one word from another topic; style `chat` is gossip."""
     topics = tuple(lex.NEWS)
     other = dice.pick([topic for topic in topics if topic != label])
     own = dict(lex.NEWS[label])
@@ -65,14 +65,14 @@ def news(dice: Dice, label: str, style: str = "plain") -> str:
 
 
 def question(dice: Dice, label: str, style: str = "plain") -> str:
-    """Return a question that asks for the label's kind of answer; style `indirect` embeds it."""
+    """Return a question for the label's kind of answer; style `indirect` makes it part of a sentence."""
     forms = lex.INDIRECT_ASK if style == "indirect" else lex.PLAIN_ASK
     asked = dice.pick(lex.QUESTIONS[label])
     return say(dice, dice.pick(forms), {"question": (asked,)}, lex.ASKING)
 
 
 def stance(dice: Dice, label: str, goods: str = "film") -> str:
-    """Return an opinion (`subjective`) or a fact (`objective`); evaluative words occur in both."""
+    """Return an opinion (`subjective`) or a fact (`objective`), both with evaluative words."""
     praise = lex.PRAISE[goods]
     words = {**lex.ASKING, **lex.GOODS[goods], "tone": (*praise["positive"], *praise["negative"])}
     kind = lex.OPINION if label == "subjective" else lex.FACT
