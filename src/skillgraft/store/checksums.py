@@ -1,4 +1,4 @@
-"""Folders that are complete, and the checksums of their files."""
+"""Complete folders, and the SHA-256 checksums of their files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from skillgraft.store.names import CHECKSUMS, STATUS
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a run or fine-tuning is whole: its status is written last, before the rename."""
+    """Return whether the folder of a run or fine-tuning is complete.
+
+    `status.json` is the last file that is written before the folder is renamed to its final name.
+    """
     return (folder / STATUS).is_file()
 
 
 def write_checksums(folder: Path) -> None:
-    """Write checksums.txt as `sha256sum -c` reads it, over every file of a folder."""
+    """Write checksums.txt, in the format of `sha256sum -c`, with every file of a folder."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
     lines = [
         f"{digests.file_digest(file)}  {file.relative_to(folder).as_posix()}\n"
@@ -25,14 +28,14 @@ def write_checksums(folder: Path) -> None:
 
 
 def recorded(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file as checksums.txt of a folder has it, by the file's name."""
+    """Return the SHA-256 of every file by the file's name, as recorded in a folder's checksums.txt."""
     listing = folder / CHECKSUMS
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def verify(folder: Path) -> list[str]:
-    """Return what is wrong with the files of a complete folder: missing or altered; else nothing."""
+    """Return one line for each missing or altered file of a complete folder, and none where all match."""
     if not is_complete(folder) or not (folder / CHECKSUMS).is_file():
         return [f"{folder}: not a complete run"]
     wrong = []

@@ -1,4 +1,4 @@
-"""The folders of a store."""
+"""A store: the folder that holds all runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skillgraft.store.names import STATUS
 
 
 class Store:
-    """A folder of runs. `ROOT/<id>/` is whole or absent, and nothing writes to it again."""
+    """A folder of runs, in which `ROOT/<id>/` is complete or absent, and does not change once complete."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -24,43 +24,44 @@ class Store:
         self.sweeps = self.root / "sweeps"
 
     def run(self, name: str) -> Path:
-        """Return the folder of a whole run."""
+        """Return the folder of a complete run."""
         return self.root / name
 
     def finetuned(self, digest: str) -> Path:
-        """Return the folder of a whole fine-tuning."""
+        """Return the folder of a complete fine-tuning."""
         return self.root / ".finetuned" / digest
 
     def partial(self, name: str) -> Path:
-        """Return the folder where a run or a fine-tuning is being made, and make it."""
+        """Make and return the folder in which a run or a fine-tuning is being made."""
         folder = self.root / ".partial" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def unfinished(self, name: str) -> Path:
-        """Return the file that says what has become of a run that is not whole."""
+        """Return the file that records the state of an incomplete run."""
         return self.root / ".partial" / f"{name}.json"
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lease of a run or a fine-tuning; whoever else wants it waits."""
+        """Hold the lease of a run or a fine-tuning inside a `with` block; other processes wait for it."""
         with leases.hold(self.lease(name)):
             yield
 
     def lease(self, name: str) -> Path:
-        """Return where the lease of a run or a fine-tuning is, for `lease.holder`."""
+        """Return the path of the lease of a run or a fine-tuning, for `leases.holder`."""
         return self.root / ".locks" / f"{name}.lock"
 
     def publish(self, partial: Path, target: Path, status: Mapping[str, Any]) -> None:
-        """Write checksums and status, and rename: from here on the folder is whole.
+        """Write checksums and status into a partial folder, and rename the folder to its final name.
 
-        Raises lease.LeaseLost where another process has meanwhile taken over from this one.
+        Raises leases.LeaseLost where another process has meanwhile taken over the run.
         """
         write_checksums(partial)
         write_json(partial / STATUS, {"state": "complete", **status})
         target.parent.mkdir(parents=True, exist_ok=True)
         leases.check()
         if target.exists():
+            # Two renames, since a folder cannot be replaced in one. `mend` repairs a kill between them.
             old = partial.with_name(f"{partial.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
@@ -70,7 +71,7 @@ class Store:
             partial.rename(target)
 
     def mend(self, name: str) -> None:
-        """Put back the run that a kill left aside while `publish` replaced it; its lock is held."""
+        """Restore a run that `publish` was replacing when it was killed; the caller holds the run's lock."""
         old = self.root / ".partial" / f"{name}.old"
         if old.is_dir():
             if self.run(name).exists():
@@ -79,5 +80,8 @@ class Store:
                 old.rename(self.run(name))
 
     def runs(self, key: str | None = None, value: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the status record of every whole run, by name; with a key of index.KEYS, of some."""
+        """Yield the status records of all complete runs by name, or of those with a value of a key.
+
+        `key` is one of `index.KEYS`.
+        """
         return index.runs(self.root, key, value)

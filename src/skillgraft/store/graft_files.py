@@ -1,4 +1,4 @@
-"""Graft files that a configuration names."""
+"""Find the graft files that a configuration names, and read their headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skillgraft.store.names import GRAFT
 
 
 def graft_file(path: str) -> Path:
-    """Return the graft file of a run's folder, of hub:OWNER/NAME[@REVISION], or the file itself."""
+    """Return the graft file for a path: a run's folder, hub:OWNER/NAME[@REVISION], or a file."""
     if path.startswith(hub_files.SCHEME):
         return hub_files.fetch_named(path)
     file = Path(path) / GRAFT if Path(path).is_dir() else Path(path)
@@ -25,7 +25,7 @@ def graft_file(path: str) -> Path:
 
 
 def graft_meta(file: Path) -> dict[str, Any]:
-    """Return what a graft file says of itself, from its header alone."""
+    """Return the `meta` of a graft file (task, selector, …), read from the file's header alone."""
     try:
         with safe_open(file, framework="numpy") as content:
             header = json.loads((content.metadata() or {}).get("skillgraft", "null"))
@@ -39,6 +39,6 @@ def graft_meta(file: Path) -> dict[str, Any]:
 
 
 def made_of(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a graft was made, the same for every seed: task, selector and size, or parents."""
+    """Return the part of a graft's `meta` that is the same for every seed: task, selector, size, parents."""
     kept = {name: meta.get(name) for name in ("task", "selector", "requested_sparsity", "rule")}
     return {**kept, "parents": [made_of(parent) for parent in meta.get("parents", ())]}

@@ -1,12 +1,13 @@
-"""The store's index: what the runs' folders say, in one file that can be made again at any time.
+"""The index of a store: the records of all complete runs in one file, which can be rebuilt at any time.
 
-`STORE/.cache/index.sqlite` holds a row a whole run: its status record and its metrics by name. It is
-brought up to date before every answer: a row counts as long as the `status.json` that it was read
-from is the same file. A file that is damaged, or of another version, is made anew without a word.
+`STORE/.cache/index.sqlite` holds one row per complete run: its status record and its metrics by name.
+The index is updated before every answer. A row is valid as long as the run's `status.json` is the same
+file. A damaged index, or an index of another version, is rebuilt without a message.
 
-It is SQLite in its rollback mode: one row more costs one row, several processes may write, and a
-reader sees all of a change or nothing. Its other mode, WAL, needs memory that all share, so one
-host. Where a file system has no locks, or a store may only be read, the index is in memory.
+The index is an SQLite file in rollback mode: adding a run writes one row, several processes may write,
+and a reader sees a change completely or not at all. SQLite's WAL mode is not used, because WAL needs
+shared memory, and so a single host. Where the file system has no locks, or the store is read-only, the
+index is kept in memory.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from skillgraft.runtime.leases import file_time
 from skillgraft.store.metric_names import row_of
 from skillgraft.store.names import METRICS, OVERLAP, STATUS
 
-VERSION = 2  # of the tables
-SETTLED = 2.0  # seconds: no file system has coarser times
+VERSION = 2  # version of the tables below
+SETTLED = 2.0  # seconds: the coarsest resolution of a file system's times (FAT)
 KEYS = (
     "same_but_task",
     "same_but_selector",
@@ -45,7 +46,10 @@ TABLES = (
 
 
 def fingerprint(path: str | Path) -> str | None:
-    """Return what tells a file or folder from its next version, or None where there is none."""
+    """Return the modification time, inode and size of a file or folder as text, or None where it is missing.
+
+    A file that is replaced gets another fingerprint.
+    """
     try:
         stat = os.stat(path)  # noqa: PTH116  for thousands of folders
     except (FileNotFoundError, NotADirectoryError):
@@ -54,16 +58,16 @@ def fingerprint(path: str | Path) -> str | None:
 
 
 def list_stamps(root: Path) -> dict[str, str]:
-    """Return the stamp of every whole run by the name of its folder."""
+    """Return the fingerprint of `status.json` of every complete run, by the name of the run's folder."""
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".")]
     found = {name: fingerprint(f"{root}/{name}/{STATUS}") for name in names}
-    # None: not a run, or just being replaced by force=true
+    # None: not a run, or a run that force=true is replacing at this moment
     return {name: value for name, value in found.items() if value is not None}
 
 
 def entry(root: Path, name: str, stamped: str) -> tuple[str | None, ...] | None:
-    """Return a run's row of the index, or None where the folder goes away at this moment."""
+    """Return a run's row for the table `runs`, or None where the folder disappears at this moment."""
 
     def read(file: str) -> Any:
         return json.loads((root / name / file).read_bytes())
@@ -74,21 +78,21 @@ def entry(root: Path, name: str, stamped: str) -> tuple[str | None, ...] | None:
         return None
     try:
         row = json.dumps(row_of(status, read(METRICS), read(OVERLAP)))
-    except FileNotFoundError:  # a run by its status alone: nothing to show in a table
+    except FileNotFoundError:  # a run with a status and no metrics has no row in result tables
         row = None
     return (name, stamped, json.dumps(status), row, *(status.get(key) for key in KEYS))
 
 
 def version(db: sqlite3.Connection) -> int:
-    """Return the version of the tables, 0 of an empty file."""
+    """Return the version of the tables in a database, 0 for an empty file."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def update(db: sqlite3.Connection, root: Path, scanning: bool) -> None:
-    """Bring the index up to date with the folders.
+    """Update the index from the folders of the store.
 
-    Without `scanning` an index that has seen the root as it is now counts as up to date: runs come,
-    go and are replaced by renames in the root, which change its time.
+    Without `scanning`, the index counts as up to date when the modification time of the root has not
+    changed, since every new, deleted or replaced run is a rename inside the root.
     """
     if version(db) != VERSION:
         with db:
@@ -100,8 +104,8 @@ def update(db: sqlite3.Connection, root: Path, scanning: bool) -> None:
     seen = db.execute("SELECT root FROM seen").fetchone()
     if not scanning and seen == (str(time),):
         return
-    # Two changes within one tick of the file system's clock have one time: it tells them apart only
-    # when the tick was over before the folders were read.
+    # Two changes within one tick of the file system's clock have the same time. The time is reliable only
+    # where the tick had ended before the folders were read.
     settled = clock(root) - time / 1e9 > SETTLED
     found, known = list_stamps(root), dict(db.execute("SELECT name, stamp FROM runs"))
     gone = [(name,) for name in known.keys() - found.keys()]
@@ -119,25 +123,28 @@ def update(db: sqlite3.Connection, root: Path, scanning: bool) -> None:
 
 
 def clock(root: Path) -> float:
-    """Return the time in seconds by the clock of the store's file system, 0 where it is not known."""
+    """Return the time in seconds by the clock of the store's file system, or 0 where it cannot be read.
+
+    A network file system's clock may differ from the clock of this machine.
+    """
     file = root / ".cache" / "clock"
     try:
         file.touch()
         return file_time(file)
-    except OSError:  # a store that may only be read
+    except OSError:  # a read-only store
         return 0.0
 
 
 @functools.cache
 def memory_index(root: Path) -> sqlite3.Connection:  # noqa: ARG001  one for each root
-    """Return this process's own index of a store whose file cannot be used."""
+    """Return this process's index in memory, for a store whose index file cannot be used."""
     return sqlite3.connect(":memory:", check_same_thread=False)
 
 
 def query(
     root: Path, what: str, arguments: Sequence[Any] = (), scanning: bool = True
 ) -> list[tuple[Any, ...]]:
-    """Return the rows of the index that a SELECT finds, after bringing it up to date."""
+    """Return the rows that a SELECT statement finds in the updated index."""
     if not root.is_dir():
         return []
     file = root / ".cache" / "index.sqlite"
@@ -157,16 +164,17 @@ def query(
 
 
 def rows_where(root: Path, key: str, value: str) -> list[tuple[str, str, str]]:
-    """Return name, stamp and status as JSON of the whole runs with this value of a key of KEYS."""
+    """Return (name, fingerprint, status as JSON) of the complete runs with a value of a key of KEYS."""
     what = f"SELECT name, stamp, status FROM runs WHERE {key} = ? ORDER BY name"
     found = query(root, what, (value,), scanning=False)
     if any(fingerprint(f"{root}/{name}/{STATUS}") != stamped for name, stamped, _ in found):
-        found = query(root, what, (value,))  # altered by hand, below the root
+        # a status was edited by hand, which does not change the root's time
+        found = query(root, what, (value,))
     return cast(list[tuple[str, str, str]], found)
 
 
 def runs(root: Path, key: str | None = None, value: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the status record of every whole run by name, or of those with this value of a key of KEYS."""
+    """Yield the status records of all complete runs by name, or of the runs with a value of a key of KEYS."""
     if key is None:
         found = query(root, "SELECT status FROM runs ORDER BY name")
     else:
@@ -176,17 +184,17 @@ def runs(root: Path, key: str | None = None, value: str | None = None) -> Iterat
 
 
 def rows(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name of every whole run's folder and its row as JSON, by name."""
+    """Yield the folder's name and the row of metrics as JSON of every complete run, by name."""
     yield from query(root, "SELECT name, row FROM runs WHERE row NOT NULL ORDER BY name")
 
 
 def columns(root: Path, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Return these columns of every whole run's row, by name, without reading the others."""
+    """Return some columns of the row of every complete run, by the run's name, and read no others."""
     paths = [f'$."{name}"' for name in names]
     chosen = ", ".join(["json_extract(row, ?)"] * len(names))
     return query(root, f"SELECT {chosen} FROM runs WHERE row NOT NULL ORDER BY name", paths)
 
 
 def names(root: Path) -> list[str]:
-    """Return the names of the whole runs, without looking into folders while nothing came or went."""
+    """Return the names of all complete runs; folders are read only where the root's time has changed."""
     return [name for (name,) in query(root, "SELECT name FROM runs ORDER BY name", scanning=False)]

@@ -1,4 +1,4 @@
-"""What has become of a job or a run: running, whole, failed or interrupted, in a record beside it."""
+"""The state of a job or a run (running, complete, failed or interrupted), kept in a record beside it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from skillgraft.store import checksums, names
 from skillgraft.store.folders import Store
 
 RUNNING, COMPLETE, FAILED, INTERRUPTED = "running", "complete", "failed", "interrupted"
-START = 120.0  # seconds after which a job that ought to have started by now counts as gone
+START = 120.0  # seconds within which an earlier job must have started; later it counts as gone
 
 
 @contextmanager
 def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
-    """Keep a record up to date inside a `with` block: running, and then what became of it.
+    """Keep a record of the state inside a `with` block: running, then complete, failed or interrupted.
 
-    What is yielded adds values to it. An exception is recorded by its class and message, and goes on.
+    The yielded function adds values to the record. An exception is recorded by its class and message,
+    and then raised again.
     """
     record = {"state": RUNNING, **values, "since": time.time(), **leases.record_of_this_process()}
 
@@ -40,27 +41,27 @@ def recorded(path: Path, **values: Any) -> Iterator[Callable[..., None]]:
 
 
 def unfinished(store: Store) -> list[dict[str, Any]]:
-    """Return the records of the runs that are not whole, or are being made again, by name."""
+    """Return the records of the runs that are incomplete or being replaced, by name."""
     found = []
     for file in sorted((store.root / ".partial").glob("*.json")):
         try:
             record = read_json(file)
         except FileNotFoundError:
-            continue  # it has just become whole
+            continue  # the run has just become complete
         if leases.holder(store.lease(record["id"])):
             found.append(record)
         elif not checksums.is_complete(store.run(record["id"])):
-            # killed, where it had no time to say anything else
+            # still "running" without a live process: the run was killed and could not write its state
             found.append(record | {"state": record["state"].replace(RUNNING, INTERRUPTED)})
     return found
 
 
 def earlier(job: Path, store: Store) -> bool:
-    """Return whether a job of a smaller number of the same sweep runs or is about to start.
+    """Return whether a job with a smaller number in the same sweep runs or may be about to start.
 
-    `job` is the folder of the asking one, whose record was written just now: by its time the
-    others' are judged. Launchers start jobs in their order, so that whoever waits for earlier ones
-    waits for one that does not wait.
+    `job` is the folder of the calling job, whose record was written just now and gives the present time
+    of the file system. Launchers start jobs in order, and a job waits only for jobs with smaller numbers,
+    so that no two jobs wait for each other.
     """
     own, numbers = job / names.RUN_FILE, range(int(job.name))
     now, begun = own.stat().st_mtime, read_json(own)["since"]
@@ -71,12 +72,12 @@ def earlier(job: Path, store: Store) -> bool:
 
 
 def going(jobs: Path, numbers: Sequence[int], store: Store, now: float) -> bool:
-    """Return whether any of a sweep's jobs runs at the time `now` of the file system.
+    """Return whether any of some jobs of a sweep runs at the time `now`, in seconds of the file system.
 
-    A job in a process that can be seen from here runs as long as that is there; another one has
-    written its record within a minute, or holds the lease of its run.
+    A job on this machine runs as long as its process exists. A job on another machine runs where it
+    has written its record within the last `leases.STALE` seconds, or holds the lease of its run.
     """
-    for number in reversed(numbers):  # the last ones are the likeliest to run
+    for number in reversed(numbers):  # the last jobs are the most likely to run
         file = jobs / str(number) / names.RUN_FILE
         try:
             record, touched = read_json(file), file.stat().st_mtime
@@ -84,7 +85,7 @@ def going(jobs: Path, numbers: Sequence[int], store: Store, now: float) -> bool:
             continue
         if record["state"] != RUNNING or leases.is_gone(record):
             continue
-        if record.get("machine") == leases.machine():  # its process is there
+        if record.get("machine") == leases.machine():  # not gone: the process exists
             return True
         name = record["id"]
         if now - touched < leases.STALE or (name and leases.holder(store.lease(name))):

@@ -1,4 +1,4 @@
-"""Metrics by name, as tables, figures and W&B have them."""
+"""The names of metrics in tables, in figures and on W&B."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def metric_of(measured: Mapping[str, Any]) -> str:
-    """Return the name of the task's own metric among those measured: F1, Matthews, or else accuracy."""
+    """Return the name of the task's own metric among the measured metrics: f1, matthews, or accuracy."""
     return next((name for name in ("f1", "matthews") if name in measured), "accuracy")
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested metrics as one mapping whose names are joined by '/': the keys of W&B and tables."""
+    """Return nested metrics as one flat mapping, with the names of all levels joined by '/'."""
     out: dict[str, Any] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
@@ -23,9 +23,9 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def measured(metrics: Mapping[str, Any], overlap: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run measured by the names of W&B's summary and of every table.
+    """Return all metrics of a run, from metrics.json and overlap.json, with names joined by '/'.
 
-    metrics.json and overlap.json, names joined by '/'; `…/score` is the task's own metric.
+    `<model>/<split>/score` is the task's own metric: accuracy, F1 or Matthews' correlation.
     """
     out = flatten(metrics)
     for model, splits in metrics.items():
@@ -38,13 +38,13 @@ def measured(metrics: Mapping[str, Any], overlap: Mapping[str, Any]) -> dict[str
 def row_of(
     status: Mapping[str, Any], metrics: Mapping[str, Any], overlap: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a run's status record and what it measured as one mapping."""
+    """Return a run's status record, configuration and metrics as one flat mapping."""
     row = {name: value for name, value in status.items() if name != "config"}
     row |= {f"config/{name}": value for name, value in status.get("config", {}).items()}
     return row | measured(metrics, overlap)
 
 
-# What every table shows unless it is told otherwise: the names of metrics.json joined by '/'.
+# The metrics that a table shows by default, with the names of metrics.json joined by '/'.
 MEASURES = (
     "pretrained/test/accuracy", "finetuned/test/accuracy", "graft/test/accuracy",
     "pretrained/test/ece", "finetuned/test/ece", "graft/test/ece",
