@@ -1,10 +1,10 @@
-"""W&B's offline runs of a store, sent later, also from a store that was moved.
+"""Send a store's offline W&B runs, also after the store was moved.
 
-`wandb sync` sends the record of an offline run: its curves, values and media. The record names its
-media relative to itself and has no artifact, so it can be sent from wherever the store is now. The
-graft is logged as an artifact afterwards, from the run's own file. Before anything is sent, W&B's own
-reader (`wandb leet inspect`) says what a record names: a store may be a stranger's, and a record can
-name any file of this machine.
+`wandb sync` sends the record of an offline run: its curves, values and media. The record names media by
+paths relative to itself and contains no artifact, so that it can be sent from any place. Afterwards the
+graft is logged as an artifact, from the run's own file. Before anything is sent, W&B's own reader
+(`wandb leet inspect`) lists the files that a record names: the store may come from somebody else, and a
+record can name any file of this machine.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ from skillgraft.tracking import wandb_names
 
 log = logging.getLogger(__name__)
 
-BEFORE, LATER, SENT, REFUSED = "sent before", "to send", "sent", "not sent"  # what became of a run
+BEFORE, LATER, SENT, REFUSED = "sent before", "to send", "sent", "not sent"  # states of a run
 FINE = (BEFORE, LATER, SENT)
-READERS = 8  # processes at most that read records at a time
+READERS = 8  # the largest number of processes that read records at the same time
 
 
 @dataclass(frozen=True)
 class Offline:
-    """One offline run: its name, its id on W&B, its folder, and its record; a sweep has no graft."""
+    """An offline W&B run: its name, its id on W&B, its folder, and its record (a *.wandb file).
+
+    The summary of a sweep is such a run too, without a graft.
+    """
 
     name: str
     id: str
@@ -46,32 +49,32 @@ class Offline:
 
     @property
     def graft(self) -> Path | None:
-        """The graft to log as an artifact, if the run has one."""
+        """The graft file of the run, which is logged as an artifact, or None."""
         file = self.folder / GRAFT
         return file if file.is_symlink() or file.exists() else None
 
     @property
     def graft_mark(self) -> Path:
-        """The file that says that the graft was logged."""
+        """The file whose existence says that the graft was logged."""
         return self.record.with_name(f"{self.record.name}.graft-synced")
 
     @property
     def record_sent(self) -> bool:
-        """Whether W&B's own mark says that the record was sent."""
+        """Whether the record was sent, according to the mark that W&B leaves."""
         return wandb_names.sent_mark(self.record).exists()
 
     @property
     def graft_sent(self) -> bool:
-        """Whether there is no graft that still has to be sent."""
+        """Whether the graft was sent, or there is no graft."""
         return self.graft is None or self.graft_mark.exists()
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a record says: the destination, the machine that made the run, and the files to send.
+    """The content of a record: the destination, the machine that made the run, and the files to send.
 
-    `wrong` says why the run cannot be sent: its record is damaged or names what is not the run's own,
-    or a file is missing.
+    `wrong` says why the run cannot be sent: the record is damaged, the record names a file that is not
+    the run's own, or a file is missing.
     """
 
     entity: str | None = None
@@ -82,13 +85,13 @@ class Checked:
 
 
 def read_record(record: Path) -> list[dict[str, Any]]:
-    """Return the entries of an offline run's record; raises ValueError where it is cut off or altered."""
+    """Return the entries of an offline run's record; raises ValueError for a truncated or altered record."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record.absolute())],
         capture_output=True,
         text=True,
         check=False,
-        cwd=tempfile.gettempdir(),  # W&B writes its logs into a folder `wandb`, if there is one here
+        cwd=tempfile.gettempdir(),  # W&B writes logs into a folder `wandb` of the present folder
         env={**os.environ, "WANDB_ERROR_REPORTING": "false"},  # a dry run needs no network
     )
     said = (done.stderr.strip().splitlines() or ["cut off"])[-1]
@@ -102,7 +105,7 @@ def read_record(record: Path) -> list[dict[str, Any]]:
 
 
 def check(run: Offline) -> Checked:
-    """Return what an offline run would send, as it is found now: only files of the run itself."""
+    """Return what an offline run would send, after a check that all files are the run's own."""
     home = run.record.parent
     links = (path for path in (run.record, *home.rglob("*")) if path.is_symlink())
     for path in (*links, *(path for path in (home, run.graft) if path)):
@@ -124,7 +127,7 @@ def check(run: Offline) -> Checked:
         if entry["type"] == "files":
             for name in (file["path"] for file in entry["files"].get("files", ())):
                 file = kept / name
-                here = file.resolve()  # `/` with an absolute name is that name alone
+                here = file.resolve()  # for an absolute name, `kept / name` is that name
                 if here != inside / name or not here.is_relative_to(inside):
                     wrong = wrong or f"not a file of the run: {name}"
                 elif not file.is_file():
@@ -139,16 +142,17 @@ def check(run: Offline) -> Checked:
 
 
 def check_all(runs: Sequence[Offline]) -> dict[Offline, Checked]:
-    """Return what each of some offline runs would send; W&B's reader needs a process a record."""
+    """Return what each of some offline runs would send; W&B's reader runs as one process per record."""
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
         return dict(zip(runs, pool.map(check, runs), strict=True))
 
 
 def plan(store: Store) -> list[tuple[str | None, list[Offline]]]:
-    """Return the offline runs of whole runs by sweep: a sweep's in its order, then its summary.
+    """Return the offline W&B runs of complete runs, grouped by sweep.
 
-    The sweep that was started first comes first and has the runs that later ones share; runs of no
-    sweep are the last group.
+    Sweeps are sorted by their start. A group holds the sweep's runs in the order of the jobs, and then the
+    sweep's summary. A run of several sweeps is in the first of them. The last group has the runs of no
+    sweep.
     """
     runs = {status["id"]: store.run(status["id"]) for status in store.runs()}
     records = [(read_json(f), f.parent) for f in store.sweeps.glob(f"*/{RECORD}")]
@@ -164,13 +168,13 @@ def plan(store: Store) -> list[tuple[str | None, list[Offline]]]:
 
 
 def offline(runs: Mapping[str, Path]) -> Iterator[Offline]:
-    """Yield the offline runs of the folders of whole runs."""
+    """Yield the offline W&B runs in the folders of complete runs."""
     for name, folder in runs.items():
         yield from of(name, name.rpartition("-")[2], folder)
 
 
 def of(name: str, id: str, folder: Path) -> list[Offline]:
-    """Return the offline run in a folder, if there is one: an online one was sent when it was made."""
+    """Return the offline W&B runs in a folder: one, or none where the run was online or not tracked."""
     found = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     return [Offline(name, id, folder, record) for record in found]
 
@@ -178,10 +182,11 @@ def of(name: str, id: str, folder: Path) -> list[Offline]:
 def deliver(
     store: Store, entity: str | None, project: str | None, dry_run: bool
 ) -> list[dict[str, Any]]:
-    """Send the offline runs of a store sweep by sweep, or with `dry_run` only look, and return a line a run.
+    """Send the offline W&B runs of a store, sweep by sweep, and return a record of each run.
 
-    `sweep`, `run`, `state` (one of FINE, or what is wrong), `entity` (None: the account's own) and
-    `project` that it goes to, and `files`, those that are sent. Raises InputError where there is none.
+    A record has `sweep`, `run`, `state` (one of FINE, or a text that says what is wrong), the destination
+    as `entity` (None: the account's default) and `project`, and `files`, the files that are sent. With
+    `dry_run` nothing is sent. Raises InputError where the store has no offline run.
     """
     if not (groups := plan(store)):
         raise InputError(f"{store.root}: no offline W&B run in it")
@@ -224,9 +229,9 @@ def send(runs: Mapping[Offline, Checked], entity: str | None, project: str | Non
                 (Path(scratch) / home.name).symlink_to(home.absolute())
             options = {"--entity": entity, "--project": project}
             given = [word for name, value in options.items() if value for word in (name, value)]
-            # its own program: W&B has no function for this that is public
+            # as a program: W&B has no public function for this
             command = [sys.executable, "-m", "wandb", "sync", *given, scratch]
-            # W&B writes its logs into a folder `wandb`, if there is one here
+            # W&B writes logs into a folder `wandb` of the present folder
             subprocess.run(command, check=False, cwd=scratch)
     for run, found in runs.items():
         if run.record_sent and not run.graft_sent and run.graft is not None:
@@ -239,7 +244,7 @@ def send(runs: Mapping[Offline, Checked], entity: str | None, project: str | Non
 def send_graft(
     run: Offline, graft: Path, entity: str | None, project: str | None, found: Checked
 ) -> None:
-    """Log the graft of a run that W&B has, and mark it as sent; raises InputError where W&B refuses."""
+    """Log the graft of a run that W&B has, and mark the graft as sent; InputError where W&B refuses."""
     from skillgraft.core.graft import Graft
     from skillgraft.tracking import wandb_run
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's curves, metrics, figures and graft. Nothing else logs there."""
+"""Log a run's curves, metrics, figures and graft to Weights & Biases (W&B)."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ SIZE = "region/size"
 OVER_SIZE = (
     "graft/test/score",
     "graft/test/ece",
-)  # curves of a point a run, over the region's size
+)  # curves over the region's size, with one point per run
 QUIET: dict[str, Any] = {
     "silent": True,
     "console": "off",
     "disable_git": True,
     "disable_code": True,
 }
-SECRET = ("store", "force")  # of this machine only; the rest of the configuration is logged
+SECRET = ("store", "force")  # settings of this machine, which are not logged
 
 
 class WandbRun:
-    """One W&B run, or nothing where logger.mode is none."""
+    """A W&B run, or an object that logs nothing where logger.mode is none."""
 
     def __init__(self, run: Any = None) -> None:
         self.run = run
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Log one row of a curve: its names say which step axis it is on."""
+        """Log one point of each curve in `row`; W&B finds the step axis by the prefix of a name."""
         if self.run is not None:
             self.run.log({name: value for name, value in row.items() if value is not None})
 
     def summarize(self, values: Mapping[str, Any]) -> None:
-        """Write final values; an undefined one stays out of the summary."""
+        """Write final values to the run's summary, without undefined values (None)."""
         if self.run is not None:
             self.run.summary.update({n: v for n, v in values.items() if v is not None})
 
     def point(self, values: Mapping[str, Any]) -> None:
-        """Log a run's one point of the curves over the region's size: W&B draws no line of summaries."""
+        """Log the run's point of the curves over the region's size, since W&B draws no curve of summaries."""
         self.log({name: values[name] for name in (SIZE, *OVER_SIZE)})
 
     def image(self, name: str, path: Path) -> None:
-        """Log a figure."""
+        """Log the figure in an image file."""
         if self.run is not None:
             import wandb
 
@@ -65,20 +65,20 @@ class WandbRun:
         if self.run is not None:
             import wandb
 
-            defined = frame.astype(object).where(frame.notna(), None)  # NaN is no value
+            defined = frame.astype(object).where(frame.notna(), None)  # W&B shows None as empty
             table = wandb.Table(dataframe=defined)
             if self.run.offline:
                 wandb_names.keep_as_file(table, self.run, name)
             self.run.log({name: table})
 
     def graft(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Log the graft file as an artifact; an offline run leaves that to `send_graft`."""
+        """Log the graft file as an artifact; for an offline run `send_graft` does this later."""
         if self.run is not None and not self.run.offline:
             log_graft(self.run, path, metadata)
 
 
 def log_graft(run: Any, path: Path, metadata: Mapping[str, Any]) -> Any:
-    """Log a run's graft file as an artifact of a W&B run that is online, and return the artifact."""
+    """Log a graft file as an artifact of an online W&B run, and return the artifact."""
     import wandb
 
     artifact = wandb.Artifact(f"graft-{run.id}", type="graft", metadata=dict(metadata))
@@ -88,7 +88,7 @@ def log_graft(run: Any, path: Path, metadata: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def own_folders(folder: Path) -> Iterator[None]:
-    """Keep W&B's caches, and the copies that it makes of artifacts, in a folder: else in the home."""
+    """Keep W&B's caches and its copies of artifacts in a folder, not in the home, inside a `with` block."""
     names = {
         "WANDB_DATA_DIR": folder / "data",
         "WANDB_CACHE_DIR": folder / "cache",
@@ -108,7 +108,7 @@ def own_folders(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[WandbRun]:
-    """Yield the tracker of one run; an exception ends its W&B run as failed."""
+    """Yield the W&B run of one run of this project; an exception ends the W&B run as failed."""
     config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
     tags = [cfg.task.name, cfg.model.name, cfg.graft.selector.value]
     with opened(
@@ -127,7 +127,7 @@ def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[Wandb
 
 
 def define_axes(run: Any) -> None:
-    """Say which of a run's names is the axis of which of its curves."""
+    """Tell W&B the step axis of each curve of a run."""
     for stage in ("finetune", "mask"):
         run.define_metric(f"{stage}/step", hidden=True)
         run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
@@ -138,7 +138,7 @@ def define_axes(run: Any) -> None:
 
 @contextmanager
 def summary(record: Mapping[str, Any], folder: Path) -> Iterator[WandbRun]:
-    """Yield the tracker of a sweep's summary, a W&B run of job type `sweep` in the sweep's folder."""
+    """Yield the W&B run of a sweep's summary, which has job type `sweep` and lies in the sweep's folder."""
     name, _, digest = folder.name.rpartition("-")
     with opened(
         record["logger"],
@@ -157,9 +157,10 @@ def summary(record: Mapping[str, Any], folder: Path) -> Iterator[WandbRun]:
 def opened(
     logger: Mapping[str, Any], folder: Path, *, tags: list[str], **about: Any
 ) -> Iterator[WandbRun]:
-    """Yield a tracker whose W&B record lies in `folder`, and end its run, as failed after an exception."""
+    """Yield a W&B run whose record lies in `folder`; an exception ends the W&B run as failed."""
     place = folder / "wandb"
-    shutil.rmtree(place, ignore_errors=True)  # a killed try's: two with one id cannot be synced
+    # the record of a killed attempt: W&B cannot sync two records with one id
+    shutil.rmtree(place, ignore_errors=True)
     mode = Mode(logger["mode"])
     if mode is Mode.none:
         yield WandbRun()
@@ -179,7 +180,7 @@ def opened(
                 settings=wandb.Settings(**QUIET),
                 **about,
             )
-        except wandb.errors.Error as error:  # no key, no network, an entity that refuses
+        except wandb.errors.Error as error:  # no key, no network, or no access to the entity
             raise InputError(
                 f"logger.mode={mode.value}: W&B: {error}; use logger=wandb_offline or logger=none"
             ) from error
@@ -192,7 +193,7 @@ def opened(
     for name in ("data", "cache", "artifacts"):
         shutil.rmtree(place / name, ignore_errors=True)
     for link in [path for path in place.rglob("*") if path.is_symlink()]:
-        link.unlink()  # they point to where the run was made, not to where it will be
+        link.unlink()  # links point into the folder in which the run was made, which is renamed
 
 
 def send_graft(
@@ -204,7 +205,7 @@ def send_graft(
     project: str | None,
     host: str | None,
 ) -> None:
-    """Log the graft file of a run that W&B has: resume the run, log the artifact, wait until W&B has it.
+    """Log a graft file as an artifact of a run that W&B has, and wait until W&B has the artifact.
 
     `host` is the machine that made the run. Raises InputError where W&B does not take the artifact.
     """
@@ -224,11 +225,11 @@ def send_graft(
                 settings=settings,
             )
             try:
-                define_axes(run)  # W&B keeps those of the process that wrote to a run last
+                define_axes(run)  # W&B keeps the axes of the process that wrote to a run last
                 log_graft(run, path, metadata).wait()
             finally:
                 run.finish(
                     exit_code=0
-                )  # whatever became of the artifact, the run itself is complete
+                )  # the run itself is complete, even where the artifact failed
         except (wandb.errors.Error, ValueError) as error:
             raise InputError(f"{path}: W&B: {error}") from error
