@@ -14,7 +14,8 @@ from skillgraft.runtime.seeds import derive
 def initial_scores(total: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the initial scores S, (n,), uniform in [0, 1), drawn from a generator of their own.
 
-    S < 1 is far below c = 10, so that γ(S) starts within 1.3e-4 of γ_base (Panigrahi et al., 2023).
+    With c = 10, all S < 1 are far below c, so that γ(S) starts within 1.3e-4 of γ_base, as in the authors'
+    code (Panigrahi et al., 2023).
     """
     # Differs from the authors' code, which draws S tensor by tensor from torch's global generator: there,
     # any other draw changes the mask.

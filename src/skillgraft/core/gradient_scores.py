@@ -75,8 +75,8 @@ def attribution(flat: FlatModel, losses: Pass, points: int) -> Tensor:
 def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
     """Return F ⊙ Δ², where F is the mean of g² along the path θ_pre → θ_ft, (n,).
 
-    F is the diagonal of the empirical Fisher information where every batch holds one example; with
-    larger batches g is a batch's mean gradient, and F is smaller.
+    Where every batch holds one example, F is the diagonal of the empirical Fisher information. With
+    larger batches g is the mean gradient of a batch.
     """
     squares = path_gradient(flat, losses, points, squared=True)
     return flat.times_delta(flat.times_delta(squares))

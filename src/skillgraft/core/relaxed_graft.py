@@ -112,11 +112,11 @@ class RelaxedGraft(FlatModel):
         """Make the model the rounded graft of a region inside a `with` block.
 
         Only the region's parameters are written, into θ_pre's own tensors, and restored bit for bit.
-        Differs from the authors' code, which adds round(γ) ⊙ Δ to all parameters and subtracts it
-        again: θ_pre + (θ_ft − θ_pre) need not equal θ_ft in floating point.
+        Differs from the authors' code, which adds round(γ) ⊙ Δ to all graftable parameters:
+        θ_pre + (θ_ft − θ_pre) need not equal θ_ft in floating point.
         """
         indices = self.layout.split(chosen)
-        # θ_pre inside the region, and θ(S), which mask training goes on from
+        # saved: θ_pre inside the region, (k,) per tensor; views: θ(S), with which mask training goes on
         saved = {n: data.take(indices[n]) for n, (data, _, _) in self.before.items()}
         views = {n: p.data for n, p in self.parameters.items()}
         try:

@@ -37,7 +37,10 @@ LOG_EVERY = 10  # steps whose mean loss is one entry of the history
 
 
 def lr_factor(schedule: LRSchedule, step: int, steps: int) -> float:
-    """Return the factor of the learning rate at a step, in [0, 1]: constant, or falling linearly to 0."""
+    """Return the factor of the learning rate at a step, in [0, 1]: constant, or falling linearly to 0.
+
+    The authors' code has a constant learning rate for SGD, and a linear schedule for AdamW.
+    """
     return 1.0 if schedule is LRSchedule.constant else 1.0 - step / max(1, steps)
 
 

@@ -113,8 +113,8 @@ class MaskTraining(Resumable):
         self.compare()
         last = self.settled or self.done == graft.steps
         due = last or self.done % (graft.score_every or SAVE_EVERY) == 0
-        # Differs from the authors' code, which evaluates the rounded graft after every step: each
-        # evaluation is one more pass over the training and validation examples.
+        # The authors' code evaluates the rounded graft after every step. Here `graft.score_every` sets the
+        # interval, because each evaluation is one more pass over training and validation examples.
         if last or (due and graft.score_every is not None):
             row |= self.score()
         self.record(row)
