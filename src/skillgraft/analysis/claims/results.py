@@ -56,7 +56,7 @@ def made(started: float, provenance: Sequence[Mapping[str, Any]]) -> dict[str, A
         provenance: The provenance.json of each run.
     """
     devices = {f"{run['device']['name']} ({run['device']['machine']})" for run in provenance}
-    commits = {(run.get("code") or {}).get("commit") for run in provenance} - {None}
+    commits = {str(run["code"]["commit"]) for run in provenance if run.get("code")}
     return {
         "date": datetime.fromtimestamp(started, UTC).date().isoformat(),
         "machine": ", ".join(sorted(devices)),
