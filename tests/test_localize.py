@@ -554,7 +554,7 @@ def test_how_the_flat_vectors_are_cut_changes_last_bits_at_most(
     expected = learned()
     monkeypatch.setattr("skillgraft.core.flat_model.chunk_sizes", lambda _: sizes)
     if dense:
-        monkeypatch.setattr("skillgraft.core.relaxation.base_of", flags)
+        monkeypatch.setattr("skillgraft.core.relaxation.as_mask", flags)
     torch.testing.assert_close(learned(), expected, rtol=1e-5, atol=1e-5)
 
 

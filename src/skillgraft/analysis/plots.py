@@ -59,10 +59,17 @@ def paint(
     limits: tuple[float, float] | None = None,
     scale: Axes | None = None,
 ) -> None:
-    """Draw a matrix with its values, between `limits` or its own. `scale` is for its key.
+    """Draw a matrix as a heat map with its values.
 
     One of similarities, square and without limits, has a grey diagonal: what is always 1 would look
     like the largest value.
+
+    Args:
+        axis: the axes to draw on.
+        matrix: one cell per row and column; a missing value leaves its cell empty.
+        label: the words beside the colour scale.
+        limits: the values of the two ends of the colours; by default those of the matrix.
+        scale: the axes for the colour scale; by default beside `axis`.
     """
     values, aside = matrix.to_numpy(dtype=float), None
     if limits is None and list(matrix.index) == list(matrix.columns):

@@ -73,7 +73,7 @@ class Strategy(StrEnum):
 
 
 class Selector(StrEnum):
-    """How a region is chosen (method: section 3)."""
+    """How a region is chosen; `learned` is the paper's (Panigrahi et al., 2023)."""
 
     learned = "learned"
     stitch_l1 = "stitch_l1"

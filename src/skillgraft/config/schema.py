@@ -137,7 +137,7 @@ class ModelConfig:
 
 @dataclass
 class ContinualConfig:
-    """A sequence of tasks, and what each stage starts from (section 7)."""
+    """A sequence of tasks, and what each stage starts from (Panigrahi et al., 2023)."""
 
     tasks: list[str] = not_identity(list)
     """Tasks of continual learning, in order; a run starts from the complete run of the task
@@ -151,7 +151,7 @@ class ContinualConfig:
 
 @dataclass
 class FinetuneConfig:
-    """How θ_ft is made from θ_pre (method: section 2)."""
+    """How θ_ft is made from θ_pre: by a prompt (Gao et al., 2021), a linear head, or the next token."""
 
     kind: Kind = MISSING
     """How the model predicts: the LM head at a mask (prompt), a new head (linear), or the LM
@@ -194,7 +194,7 @@ class FinetuneConfig:
 
 @dataclass
 class GraftConfig:
-    """How the region is chosen (method: section 3)."""
+    """How the region is chosen; `learned` is the paper's (Panigrahi et al., 2023)."""
 
     selector: Selector = MISSING
     """How the region is chosen."""
@@ -245,7 +245,7 @@ class GraftConfig:
 
 @dataclass
 class CompareConfig:
-    """Models that stand beside the graft in metrics.json; none of them is a graft (section 3)."""
+    """Models that stand beside the graft in metrics.json; none of them is a graft."""
 
     temperature: bool = False
     """Add the fine-tuned model and the graft, each with one temperature fitted on validation

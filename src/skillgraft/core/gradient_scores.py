@@ -88,7 +88,14 @@ def greedy(
     """Return the flat indices of `count` parameters, chosen in rounds by the largest −g ⊙ Δ.
 
     g is taken anew at the graft of the entries chosen so far, so that what they have already gained
-    is not counted twice. `barred` are flat indices that are not to be had.
+    is not counted twice.
+
+    Args:
+        flat: the model in one flat vector.
+        losses: a function that yields the losses of the batches, each time from the first.
+        count: how many parameters are chosen, at least 0.
+        rounds: in how many rounds, at least 1.
+        barred: flat indices that must not be chosen, (m,) int64.
     """
     chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.theta.device)  # γ, (n,)
     never = torch.zeros(0, dtype=torch.int64) if barred is None else barred

@@ -48,7 +48,15 @@ class Graft:
         meta: Mapping[str, Any] | None = None,
         head: Mapping[str, Tensor] | None = None,
     ) -> Graft:
-        """Return the graft of the region `chosen`, sorted flat indices through `pretrained` in its order."""
+        """Return the graft of the region `chosen`, sorted flat indices through `pretrained` in its order.
+
+        Args:
+            chosen: sorted flat indices of the region, (size,) int64, on any device.
+            pretrained: θ_pre, the graftable tensors by name; flat indices count through them in this order.
+            finetuned: θ_ft, tensors of the same names and shapes.
+            meta: what the graft's file says of its origin, as plain values of JSON.
+            head: the tensors of a linear head that was trained with θ_ft.
+        """
         layout = FlatLayout.of(pretrained)
         indices = {name: part.cpu() for name, part in layout.split(chosen).items()}
 
@@ -220,7 +228,16 @@ def combined(
     pretrained: Mapping[str, Tensor],
     head: Mapping[str, Tensor],
 ) -> Graft:
-    """Return a graft whose `meta` names the grafts from which the graft was made."""
+    """Return a graft whose `meta` names the grafts from which the graft was made.
+
+    Args:
+        grafts: the grafts that were combined, of one base model.
+        rule: union or intersection.
+        indices: the sorted indices of the region within each tensor, by name; (k,) int64.
+        values: the fine-tuned values there, by name; (k,).
+        pretrained: the pre-trained values there, by name; (k,).
+        head: the tensors of a linear head; empty without one.
+    """
     first = grafts[0]
     meta = {
         "model": first.meta.get("model"),

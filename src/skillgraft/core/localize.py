@@ -37,11 +37,12 @@ def localize(
     score: Callable[[nn.Module], float] | None = None,
     seed: int = 0,
 ) -> Graft:
-    """Learn the region to which the skill of `finetuned` is localized, and return the graft of the region.
+    """Learn the region in which `finetuned` has its skill, and return it as a Graft.
 
     Args:
-        pretrained, finetuned: modules with the same parameters, graftable ones of one dtype. Both
-            are left as they were: weights bit for bit, training flags, requires_grad and .grad.
+        pretrained: θ_pre, graftable parameters of one dtype. It is left as it was: weights bit for bit,
+            training flags, requires_grad and .grad.
+        finetuned: θ_ft, a module with the same parameters; left as it was, too.
         batches: re-iterable; one step goes over all of it, and takes the mean of the batch means.
         loss: (model, batch) → scalar tensor; the model is the relaxed graft, in evaluation mode.
         sparsity: share of graftable parameters in the base region, in [0, 1].
@@ -100,7 +101,17 @@ def search(
     lr: float,
     score: Callable[[nn.Module], float] | None,
 ) -> BestMask:
-    """Train the scores S and return the best region, or without an objective (`score`) the last region."""
+    """Train the scores S and return the best region, or without an objective (`score`) the last region.
+
+    Args:
+        relaxed: the relaxed graft in the parameters of `model`.
+        model: the module that `loss` and `score` are given.
+        batches: what one step goes over, from its beginning each time.
+        loss: (model, batch) → scalar tensor.
+        steps: updates of the scores, at least 0.
+        lr: learning rate of plain SGD on the scores; a step uses lr ÷ number of batches.
+        score: model → float, higher is better, on the rounded graft; None: the last step counts.
+    """
     best = BestMask()
     # Differs from the authors' code, which never evaluates the initial mask: the result here is never
     # worse than the start.
@@ -131,7 +142,15 @@ def consider(
     model: nn.Module,
     score: Callable[[nn.Module], float] | None,
 ) -> None:
-    """Evaluate the objective of the rounded graft and keep the best; without one the latest is best."""
+    """Evaluate the objective of the rounded graft and keep the best; without one the latest is best.
+
+    Args:
+        best: the best region so far; it is offered this one.
+        step: the number of updates that the scores have had.
+        relaxed: the relaxed graft in the parameters of `model`.
+        model: the module that `score` is given, the rounded graft in it.
+        score: model → float, higher is better; None: a later step always counts.
+    """
     chosen = relaxed.region()
     if score is None:
         best.offer(step, float(step), chosen)
@@ -146,7 +165,15 @@ def consider(
 def check_arguments(
     batches: Iterable[Any], sparsity: float, steps: int, lr: float, bias: float
 ) -> None:
-    """Raise ValueError or TypeError for arguments of `localize` that are out of range."""
+    """Raise ValueError or TypeError for arguments of `localize` that are out of range.
+
+    Args:
+        batches: expected to be re-iterable.
+        sparsity: expected in [0, 1].
+        steps: expected at least 0.
+        lr: expected finite and at least 0.
+        bias: expected finite; `sigmoid_bias` of `localize`.
+    """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity={sparsity}: expected 0 to 1")
     if steps < 0:

@@ -17,6 +17,14 @@ class RelaxedGraft(FlatModel):
     """The relaxed graft θ(S) = θ_pre + γ(S) ⊙ Δ, held in a model's own parameters until `close`.
 
     To a FlatModel this adds the scores S, (n,), and γ_base as sorted flat indices, (k,).
+
+    Args:
+        parameters: the model's graftable parameters by name; they hold θ_pre, and θ(S) while this is open.
+        finetuned: θ_ft, tensors of the same names and shapes.
+        base: sorted flat indices where γ_base is 1, (s·n,) int64.
+        scores: S, (n,) float; trained in place.
+        bias: c of σ(S − c).
+        penalty: λ of the ℓ1 term on γ, at least 0; 0 without one.
     """
 
     def __init__(

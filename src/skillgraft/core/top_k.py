@@ -48,10 +48,17 @@ def top_k_of_parts(
     barred: Tensor | None = None,
     least: Tensor | None = None,
 ) -> Tensor:
-    """Return what `top_k` does, for `total` values that `parts` yields in order and that need not fit memory.
+    """Return what `top_k` does for `total` values that are not all in memory: `parts` yields them in order.
 
     They are read once, or twice where `least`, a guess, is not below `count` of them. Beside a part,
     values and indices of at most 2 · `count` entries are in memory, and of no more than there are.
+
+    Args:
+        parts: a function that yields the values in order, each time from the first; each part is (m,).
+        total: the number of all values.
+        count: how many indices are returned, at most.
+        barred: indices that must not be chosen, (b,) int64 in any order.
+        least: a guess of a value that more than `count` values are above, a scalar tensor.
     """
     room = min(total, 2 * count + CHUNK)
     chosen = _one_pass(parts(), room, count, barred, least)
@@ -66,7 +73,12 @@ def _one_pass(
 ) -> Tensor:
     """Return the indices of the `count` largest values above `least`, in one pass over the parts.
 
-    `room` is for how many entries: more than `count`, or all there are.
+    Args:
+        parts: the values in order, each part (m,).
+        room: the number of candidates in memory: more than `count`, or all values.
+        count: how many indices are returned, at most.
+        barred: indices that must not be chosen, (b,) int64 in any order.
+        least: values at or below it are not looked at, a scalar tensor; None: all are.
     """
     if count <= 0:
         return torch.empty(0, dtype=torch.int64)

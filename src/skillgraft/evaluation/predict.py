@@ -26,7 +26,13 @@ def predict(
 ) -> np.ndarray:
     """Return the class probabilities of a model, (N, classes) float32, without dropout, in input order.
 
-    `words` are the verbalizer's ids of another task than the classifier's own; `shown` draws a bar.
+    Args:
+        classifier: the model; its training flag is put back.
+        examples: N encoded examples.
+        pad: the id of the padding token.
+        batch_size: examples per batch, at least 1.
+        words: ids of the verbalizer of another task than the classifier's own, (classes,) int64.
+        shown: whether a progress bar is drawn.
     """
     training, device = classifier.training, next(classifier.parameters()).device
     classifier.eval()

@@ -28,10 +28,15 @@ def write_checkpoint(
 ) -> Path:
     """Write the pre-trained model with a graft as an ordinary transformers checkpoint, and return its folder.
 
-    A graft with a head of its own goes with the encoder; the head lies beside it. `run` is the
-    configuration of the graft's run: with it, or a head, `load_applied` classifies texts. With
-    `delta` the tensors are θ_ft − θ_pre in the region and zero elsewhere. Raises InputError where
-    the graft does not belong to the model, or `out` is not empty.
+    A graft with a head of its own goes with the encoder; the head lies beside it. Raises InputError where the
+    graft does not belong to the model, or `out` is not empty.
+
+    Args:
+        graft: the graft to apply.
+        source: the folder of the pre-trained model that it belongs to.
+        out: a new or an empty folder.
+        run: the configuration of the graft's run; with it, or a head, `load_applied` classifies texts.
+        delta: whether the tensors are θ_ft − θ_pre in the region and zero elsewhere.
     """
     from skillgraft.models.pretrained import load_tokenizer
 

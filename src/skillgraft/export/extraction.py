@@ -31,8 +31,16 @@ def extract(
     """Return a graft of two checkpoints by a selector that reads no data: movement, magnitude or random.
 
     The files stay on the disk: beside one tensor, as fp32, and 24 bytes for each of twice the region's
-    entries nothing is in memory; `random` is not so, it shuffles all indices.
+    parameters nothing is in memory; `random` is not so, it shuffles all indices.
     Raises InputError for checkpoints that do not fit each other, or without a graftable parameter.
+
+    Args:
+        pretrained: the folder of the pre-trained checkpoint.
+        finetuned: the folder of the fine-tuned checkpoint, with tensors of the same names and shapes.
+        selector: movement, magnitude or random.
+        sparsity: the fraction of the graftable parameters to keep, in [0, 1].
+        patterns: regular expressions of graftable names; by default those of transformer blocks.
+        seed: the seed of `random`.
     """
     if not 0 <= sparsity <= 1:
         raise InputError(f"--sparsity {sparsity}: expected 0 to 1")

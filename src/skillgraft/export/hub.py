@@ -63,8 +63,14 @@ def card_of(
 ) -> str:
     """Return the graft's model card for the hub.
 
-    `metrics` is the content of a run's metrics.json, `task` its configuration's task, `base_model`
-    the pre-trained model's hub id; what is not given is left out.
+    What is None is not on the card.
+
+    Args:
+        graft: the graft.
+        repo_id: the hub repository, OWNER/NAME.
+        metrics: the content of a run's metrics.json.
+        task: the task of the run's configuration.
+        base_model: the pre-trained model's id on the hub.
     """
     told = {**facts(graft), "sha256 of the graftable base": graft.base}
     return model_card.card(repo_id, told, graft.meta, metrics, task, base_model)
@@ -79,9 +85,17 @@ def push_to_hub(
     base_model: str | None = None,
     private: bool = False,
 ) -> CommitInfo:
-    """Put graft, card and metrics into a hub repository, made where it is not there; see `card`.
+    """Put graft, card and metrics into a hub repository, made where it is not there.
 
     Whoever `hf auth login` has logged in, or HF_TOKEN names. Raises InputError.
+
+    Args:
+        graft: the graft.
+        repo_id: the hub repository, OWNER/NAME.
+        metrics: the content of a run's metrics.json; sent as a file as well.
+        task: the task of the run's configuration.
+        base_model: the pre-trained model's id on the hub.
+        private: whether a new repository is private.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

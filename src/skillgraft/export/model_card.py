@@ -31,8 +31,13 @@ def card(
 ) -> str:
     """Return the model card of a graft: YAML for the hub's own tables, and Markdown.
 
-    `facts` are shown as they are; `meta` is the graft's own, `metrics` the content of its run's
-    metrics.json, `task` the run's task, `base_model` the pre-trained model's id on the hub.
+    Args:
+        repo_id: the hub repository, OWNER/NAME.
+        facts: what the card says of the graft, shown as it is.
+        meta: the graft's own record of its origin.
+        metrics: the content of its run's metrics.json.
+        task: the task of the run's configuration.
+        base_model: the pre-trained model's id on the hub.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

@@ -25,6 +25,15 @@ class Classifier(nn.Module):
 
     By prompt, the class logits are the LM head's logits of the label words, as in LM-BFF (Gao et al.,
     ACL 2021): a masked LM is read at the mask token, and a causal LM (`causal`) at the last token.
+
+    Args:
+        model: the transformers model, with or without an LM head.
+        graftable: regular expressions of the names of graftable parameters; all others are frozen.
+        words: ids of the verbalizer, one per class; None with a linear head.
+        head: a linear head, (classes, hidden); None where the LM head is read.
+        pool: which hidden state the head reads; None without a head.
+        norm: the ℓ2 norm to which the head's features are scaled; None: as they are.
+        causal: whether the logits are those at the last token.
     """
 
     def __init__(

@@ -115,7 +115,16 @@ def remember(
     size: int | None,
     identity: Identity,
 ) -> None:
-    """Keep which run a job is, with what was read to find it."""
+    """Keep which run a job is, with what was read to find it.
+
+    Args:
+        file: where the answer is kept, as `entry` returned it.
+        read: the stamps of all that was read, as `reads` returned them.
+        cfg: the resolved configuration.
+        rows: the data of its tasks.
+        size: the size of the region that `graft.size_from` named; None without it.
+        identity: which run the job is.
+    """
     known: dict[str, Any] = {"id": identity.id, "read": read, "sought": None}
     if size is not None:
         sought = (identity.same_but_selector, str(cfg.graft.size_from))

@@ -31,7 +31,12 @@ def single_run(
 ) -> dict[str, Any]:
     """Return the one run that was found, or raise InputError: NotThere where there is none.
 
-    Runs whose regions, or what `same` names, are the same count as one.
+    Args:
+        runs: the status records that were found.
+        key: the configuration key and its value, for the message.
+        what: what was looked for, for the message.
+        hint: what to do, for the message; begins with its own punctuation.
+        same: a record → a text; runs of equal texts count as one.
     """
     if len({same(run) for run in runs}) != 1:
         names = ", ".join(run["id"] for run in runs) or "none"

@@ -76,6 +76,15 @@ class Encoder:
         start: list[int],
         end: list[int],
     ) -> Encoded:
+        """Return a row as the template puts it, cut to the longest input.
+
+        Args:
+            row: the example.
+            pieces: the template's parts in order, as (kind, text).
+            literals: the ids of each part; empty for a slot, which the row fills.
+            start: the ids of the tokens that begin every input.
+            end: the ids of the tokens that end every input.
+        """
         filled = {}
         for i, text in fill(row, pieces).items():
             read = following if self.causal and i else tokens
@@ -137,7 +146,15 @@ def encoder(
     template: str | None,
     max_length: int,
 ) -> Encoder:
-    """Return the encoder for a kind of fine-tuning, with the template where the model is read inside it."""
+    """Return the encoder for a kind of fine-tuning, with the template where the model is read inside it.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        kind: the kind of fine-tuning.
+        pool: which hidden state a linear head reads; None without a head.
+        template: the task's template; None where the task has none.
+        max_length: the longest input, in tokens.
+    """
     causal = kind is Kind.autoregressive or pool is Pool.last
     prompted = causal or kind is Kind.prompt or pool is Pool.mask
     return Encoder(tokenizer, template if prompted else None, max_length, causal)

@@ -26,7 +26,15 @@ def load_split(
     labels: Sequence[str],
     rename: dict[str, str],
 ) -> list[Row]:
-    """Return all rows of one split, or an empty list where the source has no such split."""
+    """Return all rows of one split, or an empty list where the source has no such split.
+
+    Args:
+        task: the task, with its source.
+        split: train, validation or test.
+        data_dir: a folder with copies of hub data sets; None: the hub itself.
+        labels: the names of the classes, in the order of the label numbers that are returned.
+        rename: the name of a class in the data → its name in `labels`.
+    """
     names: Sequence[str] = list(task.labels)
     columns = Columns()
     if task.source is Source.embedded:

@@ -61,7 +61,16 @@ def parse_rows(
     labels: Sequence[str],
     rename: dict[str, str],
 ) -> list[Row]:
-    """Return the records as examples whose labels are indices into `labels`."""
+    """Return the records as examples whose labels are indices into `labels`.
+
+    Args:
+        records: (where, record) in the order of the data; `where` names file and row in messages.
+        task: the task; a pair where its template has two texts.
+        columns: which field of a record is which text, and which the label.
+        names: the names of the classes in the data, for labels that are numbers.
+        labels: the names of the classes, in the order of the label numbers that are returned.
+        rename: the name of a class in the data → its name in `labels`.
+    """
     pair, rows = is_pair(task), []
     for where, record in records:
         if pair:

@@ -31,6 +31,13 @@ def split_train(
     With `shots`: that many per class for training, and as many for validation, from the validation split
     or else from the training examples left over. Without: all examples, where a task without a
     validation split is divided into 95 % for training and 5 % for validation (Panigrahi et al., 2023).
+
+    Args:
+        train: all training rows.
+        validation: the rows of the validation split; empty where there is none.
+        task: the task, for the names of its classes.
+        shots: k, examples per class; None: all.
+        seed: the run's seed.
     """
     # Differs from the authors' code, whose validation examples always come from the training set: here
     # a task's own validation split is used where there is one.

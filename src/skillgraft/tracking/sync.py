@@ -244,7 +244,15 @@ def send(runs: Mapping[Offline, Checked], entity: str | None, project: str | Non
 def send_graft(
     run: Offline, graft: Path, entity: str | None, project: str | None, found: Checked
 ) -> None:
-    """Log the graft of a run that W&B has, and mark the graft as sent; InputError where W&B refuses."""
+    """Log the graft of a run that W&B has, and mark the graft as sent; InputError where W&B refuses.
+
+    Args:
+        run: the run as its offline record has it.
+        graft: the graft's file.
+        entity: W&B's entity; None: the account's own.
+        project: W&B's project; None: W&B's default.
+        found: what was found when the record was checked, with the machine that made the run.
+    """
     from skillgraft.core.graft import Graft
     from skillgraft.tracking import wandb_run
 

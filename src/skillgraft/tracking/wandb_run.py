@@ -207,7 +207,15 @@ def send_graft(
 ) -> None:
     """Log a graft file as an artifact of a run that W&B has, and wait until W&B has the artifact.
 
-    `host` is the machine that made the run. Raises InputError where W&B does not take the artifact.
+    Raises InputError where W&B does not take the artifact.
+
+    Args:
+        path: the graft's file.
+        metadata: what the artifact says of itself, plain values of JSON.
+        id: W&B's id of the run.
+        entity: W&B's entity; None: the account's own.
+        project: W&B's project; None: W&B's default.
+        host: the name of the machine that made the run.
     """
     import wandb
 

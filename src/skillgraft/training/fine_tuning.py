@@ -47,7 +47,14 @@ def lr_factor(schedule: LRSchedule, step: int, steps: int) -> float:
 class FineTuning(Resumable):
     """Trains the parameters of a classifier that require a gradient: graftable ones, and a new head.
 
-    `only` maps graftable names to bool tensors: entries where it is False stay as they are.
+    Args:
+        classifier: the classifier, θ_pre in it; trained in place.
+        cfg: the resolved configuration.
+        courses: the tasks that are trained on, with their encoded examples.
+        pad: the id of the padding token.
+        folder: where the checkpoints lie.
+        log: is given each row of the history.
+        only: graftable name → bool tensor; where it is False a parameter keeps its value.
     """
 
     def __init__(
@@ -288,8 +295,17 @@ def finetune(
     """Fine-tune a classifier in place, leave it as its best validation model, and return the progress.
 
     `folder` keeps the best model and the last checkpoint; a killed fine-tuning goes on from there
-    and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says;
-    `bars` shows a progress bar.
+    and ends with the same bits. `only` holds entries of graftable tensors fast, as `FineTuning` says.
+
+    Args:
+        classifier: the classifier, θ_pre in it; trained in place.
+        cfg: the resolved configuration.
+        courses: the tasks that are trained on, with their encoded examples.
+        pad: the id of the padding token.
+        folder: where the checkpoints lie.
+        log: is given each row of the history.
+        only: graftable name → bool tensor; where it is False a parameter keeps its value.
+        bars: whether progress bars are shown.
     """
     with trainable(classifier, cfg):
         module = FineTuning(classifier, cfg, courses, pad, folder, log, only)

@@ -51,7 +51,17 @@ class MaskSGD(torch.optim.Optimizer):
 
 
 class MaskTraining(Resumable):
-    """Minimizes the task loss of the relaxed graft θ(S) over the scores S (Panigrahi et al., 2023)."""
+    """Minimizes the task loss of the relaxed graft θ(S) over the scores S (Panigrahi et al., 2023).
+
+    Args:
+        classifier: the classifier whose graftable parameters `relaxed` holds.
+        relaxed: the relaxed graft; its scores are trained in place.
+        cfg: the resolved configuration.
+        batches: the batches of training examples, several per step.
+        scored: split → encoded examples on which a rounded graft is scored.
+        folder: where the checkpoint lies.
+        log: is given each row of the history.
+    """
 
     def __init__(
         self,
@@ -201,7 +211,17 @@ def learn_mask(
     """Train a mask, and return the best region's sorted flat indices and the history of the training.
 
     `folder` keeps the last checkpoint; a killed training goes on from there with the same bits.
-    `bars` shows a progress bar.
+
+    Args:
+        classifier: the classifier whose graftable parameters `relaxed` holds.
+        relaxed: the relaxed graft; its scores are trained in place.
+        cfg: the resolved configuration.
+        train: the encoded training examples.
+        validation: the encoded validation examples.
+        pad: the id of the padding token.
+        folder: where the checkpoint lies.
+        log: is given each row of the history.
+        bars: whether progress bars are shown.
     """
     options: GraftConfig = cfg.graft
     assert options.steps is not None

@@ -32,7 +32,14 @@ def make_trainer(
 ) -> pl.Trainer:
     """Return a Lightning Trainer that runs `steps` batches and writes no files of its own.
 
-    `bars` shows a progress bar.
+    Args:
+        cfg: the resolved configuration.
+        steps: the number of batches.
+        folder: where Lightning would write.
+        sharded: whether each device holds a shard of the model instead of a whole one.
+        bars: whether progress bars are shown.
+        more: further arguments of Lightning's Trainer.
+        bars: whether progress bars are shown.
     """
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
