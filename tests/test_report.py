@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from runs import FEW, TINY, make
-from skillgraft.analysis import collect, plots
+from skillgraft.analysis import collect, labels, plots
 from skillgraft.analysis.report import parts, settings
 from skillgraft.analysis.report.page import MANIFEST, write
-from skillgraft.cli import program
+from skillgraft.cli import grafts
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.evaluation.intervals import over_seeds
 from skillgraft.runtime import files
@@ -63,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(root: Path) -> Path:
     folder = root.parent / "out"
-    done = CliRunner().invoke(program.app, ["report", str(root), "--out", str(folder)])
+    done = CliRunner().invoke(grafts.app, ["report", str(root), "--out", str(folder)])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(folder / "index.html")
     return folder
@@ -194,7 +194,7 @@ def test_errors(root: Path, out: Path, tmp_path: Path) -> None:
         ([str(tmp_path / "none"), "--out", str(tmp_path / "new")], "no complete run in it"),
         ([str(root), "--out", str(out)], "not empty; --force"),
     ):
-        done = runner.invoke(program.app, ["report", *arguments])
+        done = runner.invoke(grafts.app, ["report", *arguments])
         assert done.exit_code == 1
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
@@ -203,7 +203,7 @@ def test_errors(root: Path, out: Path, tmp_path: Path) -> None:
 
 def test_claims_are_on_the_page_as_grafts_claims_has_them(root: Path, out: Path) -> None:
     table = pd.read_csv(out / "claims.csv")
-    done = CliRunner().invoke(program.app, ["claims", str(root), "--json"])
+    done = CliRunner().invoke(grafts.app, ["claims", str(root), "--json"])
     lines = json.loads(done.stdout)
     assert table["statement"].tolist() == [line["statement"] for line in lines]
     assert table["verdict"].tolist() == [line["verdict"] for line in lines]
@@ -261,3 +261,29 @@ def test_like_tasks_lie_side_by_side() -> None:
     matrix.loc["a", "b"] = matrix.loc["b", "a"] = np.nan
     unknown = plots.clustered(matrix, "", "IoU")
     assert [label.get_text() for label in unknown.axes[0].get_xticklabels()] == names
+
+
+def test_names_with_numbers_are_in_the_order_of_the_numbers() -> None:
+    """On axes and in legends; names without a number are in the order of the alphabet."""
+    names = ["b", "a, 0.01", "a, 1e-05", "a, 0.001", "ticket, 100 steps", "ticket, 20 steps", "a"]
+    assert sorted(names, key=plots.by_number) == [
+        "a", "a, 1e-05", "a, 0.001", "a, 0.01", "b", "ticket, 20 steps", "ticket, 100 steps",
+    ]  # fmt: skip
+
+
+def test_a_model_has_one_colour_in_every_figure() -> None:
+    titles = ["fine-tuned", "fine-tuned, temperature scaled", "graft", "BitFit"]
+    colours = plots.palette(titles)
+    assert len(set(colours)) == len(titles)
+    assert (colours[0], colours[2]) == (plots.COLOURS["finetuned"], plots.COLOURS["graft"])
+
+
+def test_an_axis_names_the_metric_that_all_tasks_have() -> None:
+    accuracy, f1 = {"graft/test/accuracy": 0.9}, {"graft/test/accuracy": 0.9, "graft/test/f1": 0.8}
+    for rows, label in (
+        ([accuracy, accuracy], "accuracy"),
+        ([f1, f1], "F1"),
+        ([accuracy, f1], "score"),
+        ([{**accuracy, "graft/test/matthews": 0.5}], "Matthews correlation"),
+    ):
+        assert labels.metric_label(pd.DataFrame(rows)) == label

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -160,7 +161,7 @@ def curves(
     lines = -(-len(tasks) // columns)
     figure = Figure(figsize=(3.2 * columns + 1.2, 2.6 * lines + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
-    kinds = sorted(rows[hue].astype(str).unique())
+    kinds = sorted(rows[hue].astype(str).unique(), key=by_number)
     for axis, task in zip(grid, tasks, strict=False):
         part = rows[rows["task"] == task]
         placed = part[part["x"] > 0] if logarithmic else part
@@ -214,7 +215,7 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
     """Return bars of means over seeds with t intervals: a group per task, a bar per column (name → title)."""
     long = rows.melt(id_vars=["task"], value_vars=list(columns), var_name="model")
     long["model"] = long["model"].map(columns)
-    tasks = sorted(long["task"].unique())
+    tasks = sorted(long["task"].unique(), key=by_number)
     figure = Figure(figsize=(2.4 + 1.1 * len(tasks), 3.4), layout="constrained")
     axis = figure.subplots()
     sns.barplot(
@@ -230,9 +231,16 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
         ax=axis,
     )
     axis.set(xlabel="", ylabel=label)
-    axis.tick_params(axis="x", labelrotation=30)
+    for tick in axis.get_xticklabels():  # each ends below its bars
+        tick.set(rotation=30, rotation_mode="anchor", horizontalalignment="right")
     sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="", fontsize=8)
     return figure
+
+
+def by_number(text: str) -> list[str | float]:
+    """Return a key that sorts names with numbers by the numbers: 1e-05 before 0.001, 20 before 100."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [float(part) if odd % 2 else part for odd, part in enumerate(parts)]
 
 
 def palette(titles: Sequence[str]) -> list[str]:

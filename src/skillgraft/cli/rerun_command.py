@@ -83,7 +83,15 @@ def scratch_store(keep: Path | None) -> Iterator[Store]:
 def reproduced(
     runs: Sequence[Path], scratch: Store, cached: bool, anyway: bool, context: JobContext
 ) -> tuple[list[Difference], list[Difference], list[Difference]]:
-    """Make runs again, and return what differs of the environment, of the inputs, and of the results."""
+    """Make runs again, and return what differs of the environment, of the inputs, and of the results.
+
+    Args:
+        runs: the folders of the stored runs.
+        scratch: the store in which the runs are made again.
+        cached: whether the fine-tuned weights are taken from the runs' own store.
+        anyway: whether to go on where a file that a run reads has changed.
+        context: what the new runs are told of their job.
+    """
     from skillgraft.experiments.rerun import check, compare, reproduce
 
     named, changed = check(runs, scratch)

@@ -63,7 +63,9 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         notes.append(f"ECE of fine-tuned − graft{level} {holm(part, 'less', 0)}")
     return ClaimResult(
         statements,
-        table(rows, ["task", "sparsity"], errors),
+        table(
+            rows, ["task", "sparsity"], {name: f"ECE, {model}" for name, model in errors.items()}
+        ),
         lambda: plots.bars(sparsity_in_task(rows), errors, "ECE"),
         notes,
     )
