@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skillgraft.experiments.making import Making
+    from skillgraft.experiments.stages.inputs import RunInputs
 
 SELECTORS = ("learned", "movement", "random", "magnitude")
 TASKS = [f"toy_{n}" for n in range(10)]
@@ -69,9 +69,9 @@ def add(root: Path, n: int, **changed: Any) -> Path:
     return partial.rename(root / record["id"])
 
 
-def pretend(making: Making) -> None:
-    """Stand for Making.make: put the run into the store with made-up metrics."""
-    cfg, identity = making.cfg, making.identity
+def pretend(inputs: RunInputs, *_: object) -> None:
+    """Stand for pipeline.make_run: put the run into the store with made-up metrics."""
+    cfg, identity = inputs.cfg, inputs.identity
     names = (
         "id",
         "same_but_task",
@@ -82,10 +82,10 @@ def pretend(making: Making) -> None:
         "stage",
     )
     add(
-        making.store.root,
+        inputs.store.root,
         cfg.seed,
         task=cfg.task.name,
-        selector=cfg.graft.selector.value,
+        selector=cfg.graft.selector,
         seed=cfg.seed,
         **{name: getattr(identity, name) for name in names},
     )

@@ -18,7 +18,8 @@ from skillgraft.config import choices
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation import calibration, predict
 from skillgraft.evaluation.metrics import measure
-from skillgraft.experiments import making
+from skillgraft.experiments import baselines
+from skillgraft.experiments.stages.load import LoadedRun
 from skillgraft.runtime import files
 from skillgraft.store import checksums
 from skillgraft.tasks import loading
@@ -214,15 +215,21 @@ def test_lottery_and_inside_train_the_region_alone(
 ) -> None:
     """Seen from the weights: outside of the region nothing ever leaves 0, or θ_pre."""
     graft, seen = Graft.load(full / "graft.safetensors"), {}
-    noting = making.Making.note
+    train_inside = baselines.train_inside
 
-    def watched(self: making.Making, found: Any, model: str) -> None:
-        seen[model] = {n: p.detach().clone() for n, p in self.classifier.graftable.items()}
-        seen["before"] = self.pretrained
-        noting(self, found, model)
+    def watched(loaded: LoadedRun, only: Any, steps: int, model: str) -> Any:
+        def weights() -> dict[str, torch.Tensor]:
+            return {n: p.detach().clone() for n, p in loaded.classifier.graftable.items()}
+
+        if model.startswith("inside"):
+            seen["graft"] = weights()
+        seen["before"] = loaded.start.theta_pre
+        predictions = train_inside(loaded, only, steps, model)
+        seen[model] = weights()
+        return predictions
 
     with monkeypatch.context() as patch:
-        patch.setattr(making.Making, "note", watched)
+        patch.setattr(baselines, "train_inside", watched)
         make(place, *TINY, *MOVED, *BESIDE, "force=true")
     moved = {"lottery_3": 0, "inside_3": 0}
     for name, before in seen["before"].items():

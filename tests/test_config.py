@@ -650,7 +650,7 @@ def test_a_new_key_with_its_default_renames_nothing(monkeypatch) -> None:
     longer = OmegaConf.merge(OmegaConf.structured(Longer), compose.plain(composed()))
     real = keys.dotted_keys
     monkeypatch.setattr(
-        identity, "dotted_keys", lambda *a, **k: real(Longer) if not a else real(*a, **k)
+        keys, "dotted_keys", lambda *a, **k: real(Longer) if not a else real(*a, **k)
     )
     assert identity.identity(longer) == before
     longer.later = 1

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from runs import FEW, TINY, composed, expanded, make, refused, results
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation import predict
-from skillgraft.experiments import making
+from skillgraft.experiments.stages import evaluate
 from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.store import sequences
@@ -206,7 +206,7 @@ def test_a_killed_stage_ends_with_the_same_bits(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(making.Making, "evaluate", dying)
+        patch.setattr(evaluate, "evaluate", dying)
         with pytest.raises(Killed):
             make(tmp_path, *MOVED, "task=toy_topic")
     again = make(tmp_path, *MOVED, "task=toy_topic")

@@ -12,7 +12,7 @@ import pytest
 
 from runs import CONTEXT, TINY, composed, expanded, make
 from skillgraft.config import compose, packages
-from skillgraft.experiments import making, run
+from skillgraft.experiments import pipeline, run
 from skillgraft.runtime import files
 from skillgraft.store import job_cache, names
 from skillgraft.tasks import loading
@@ -25,7 +25,7 @@ Made = Callable[..., Path]
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     """Make a run, whose metrics are made up, or find it whole."""
-    monkeypatch.setattr(making.Making, "make", pretend)
+    monkeypatch.setattr(pipeline, "make_run", pretend)
     return lambda *overrides: make(tmp_path / "runs", *TINY, "graft=random", *overrides)
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from runs import SIZED, SMALL, TINY, command, composed, expanded, make, refused
 from skillgraft.core.graft import Graft
 from skillgraft.experiments import provenance
-from skillgraft.experiments.making import deterministic
+from skillgraft.experiments.devices import deterministic
 from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.seeds import derive

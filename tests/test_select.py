@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runs import FEW, TINY, composed, make, refused
-from skillgraft.config.choices import Selector
 from skillgraft.core import gradient_scores, modules, movement, regions, top_k
 from skillgraft.core.flat_model import FlatModel
 from skillgraft.core.graft import Graft
 from skillgraft.core.graft_facts import sizes_of
 from skillgraft.core.relaxed_graft import RelaxedGraft
-from skillgraft.experiments.making import Making
+from skillgraft.experiments.selection import Selection
+from skillgraft.experiments.stages import evaluate, select
+from skillgraft.experiments.stages.select import SelectedRun
+from skillgraft.models.classifier import Classifier
 from skillgraft.runtime import files
 from skillgraft.runtime.errors import InputError
 from skillgraft.training import mask_batches, mask_training
@@ -376,7 +378,7 @@ def test_a_class_that_is_absent_from_a_batch() -> None:
 def stitched(lr: float, penalty: float, steps: int, tmp_path: Path) -> tuple[Tensor, Tensor, list]:
     """Return the mask M and the region after some steps over three batches, and the history."""
     cfg = config()
-    cfg.graft.selector, cfg.graft.score_every = Selector.stitch_l1, None
+    cfg.graft.selector, cfg.graft.score_every = "stitch_l1", None
     cfg.graft.steps, cfg.graft.lr, cfg.graft.batch_size = steps, lr, 4
     tiny, rows = Tiny(), examples(10)
     finetuned, _, scores = stitch_start(tiny)
@@ -482,27 +484,27 @@ def test_what_choosing_a_region_leaves_behind(
     place: Path, monkeypatch: pytest.MonkeyPatch, selector: str
 ) -> None:
     """The classifier has θ_pre's own tensors meanwhile, and no gradient stays, of a new head or any."""
-    choose, evaluate = Making.region, Making.evaluate
+    choose_region, evaluate_run = select.choose_region, evaluate.evaluate
 
-    def shared(making: Making) -> set[bool]:
-        pairs = ((p, making.pretrained[n]) for n, p in making.classifier.graftable.items())
+    def shared(classifier: Classifier, theta_pre: Mapping[str, Tensor]) -> set[bool]:
+        pairs = ((p, theta_pre[n]) for n, p in classifier.graftable.items())
         return {p.data_ptr() == before.data_ptr() for p, before in pairs}
 
-    def choosing(making: Making, *arguments: Any) -> Tensor:
-        assert shared(making) == {True}
-        return choose(making, *arguments)
+    def choosing(selection: Selection) -> Tensor:
+        assert shared(selection.classifier, selection.theta_pre) == {True}
+        return choose_region(selection)
 
-    def after(making: Making, *arguments: Any) -> Any:
-        assert shared(making) == {False}
-        assert all(
-            torch.equal(p, making.pretrained[n]) for n, p in making.classifier.graftable.items()
-        )
-        assert all(p.grad is None for p in making.classifier.parameters())
-        assert all(p.requires_grad for p in making.classifier.head.parameters())
-        return evaluate(making, *arguments)
+    def after(selected: SelectedRun) -> evaluate.EvaluatedRun:
+        loaded = selected.finetuned.loaded
+        classifier, theta_pre = loaded.classifier, loaded.start.theta_pre
+        assert shared(classifier, theta_pre) == {False}
+        assert all(torch.equal(p, theta_pre[n]) for n, p in classifier.graftable.items())
+        assert all(p.grad is None for p in classifier.parameters())
+        assert all(p.requires_grad for p in classifier.head.parameters())
+        return evaluate_run(selected)
 
-    monkeypatch.setattr(Making, "region", choosing)
-    monkeypatch.setattr(Making, "evaluate", after)
+    monkeypatch.setattr(select, "choose_region", choosing)
+    monkeypatch.setattr(evaluate, "evaluate", after)
     make(place, *TINY, "finetune=linear", *ALL[selector])
 
 

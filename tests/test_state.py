@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runs import TINY, command, make
-from skillgraft.experiments import making
+from skillgraft.experiments.stages import evaluate
 from skillgraft.runtime import leases, signals
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json, write_json
@@ -29,7 +29,7 @@ def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of a test")
 
-    monkeypatch.setattr(making.Making, "evaluate", broken)
+    monkeypatch.setattr(evaluate, "evaluate", broken)
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, *MOVEMENT)
     (file,) = tmp_path.glob(".partial/*.json")
@@ -56,7 +56,7 @@ def test_a_signal_outside_training_ends_the_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = signal.getsignal(signal.SIGUSR2)
-    monkeypatch.setattr(making.Making, "evaluate", lambda *_: signal.raise_signal(signal.SIGUSR2))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: signal.raise_signal(signal.SIGUSR2))
     with pytest.raises(signals.Interrupted) as caught:
         make(tmp_path, *MOVEMENT)
     assert caught.value.code == 128 + signal.SIGUSR2
@@ -148,13 +148,13 @@ def test_a_record_is_whole_at_any_moment(tmp_path: Path) -> None:
 BREAKS = """
 import sys
 from skillgraft.cli import skillgraft
-from skillgraft.experiments.making import Making
-kept = Making.evaluate
-def evaluate(self, *rest):
-    if self.cfg.seed == 21:
+from skillgraft.experiments.stages import evaluate
+kept = evaluate.evaluate
+def breaking(selected):
+    if selected.finetuned.loaded.inputs.cfg.seed == 21:
         raise ZeroDivisionError("of a test")
-    return kept(self, *rest)
-Making.evaluate = evaluate
+    return kept(selected)
+evaluate.evaluate = breaking
 sys.argv[0] = "skillgraft"
 skillgraft.main()
 """

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skillgraft.config.choices import LRSchedule, Metric, Optimizer, Selector, Strategy, Trainable
+from skillgraft.config.choices import LRSchedule, Metric, Optimizer, Strategy, Trainable
 from skillgraft.core.best_mask import initial_scores
 from skillgraft.core.relaxed_graft import RelaxedGraft
 from skillgraft.runtime import signals
@@ -313,7 +313,7 @@ def config(**finetune: Any) -> SimpleNamespace:
     return SimpleNamespace(
         finetune=SimpleNamespace(**options | finetune),
         trainer=SimpleNamespace(**trainer),
-        graft=SimpleNamespace(**graft, score_examples=8, selector=Selector.learned),
+        graft=SimpleNamespace(**graft, score_examples=8, selector="learned"),
         task=SimpleNamespace(metric=Metric.accuracy),
         seed=13,
     )

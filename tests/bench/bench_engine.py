@@ -45,7 +45,7 @@ from skillgraft.core.activation import active
 from skillgraft.core.graft import Graft
 from skillgraft.evaluation.predict import predict
 from skillgraft.experiments import provenance
-from skillgraft.experiments.making import deterministic
+from skillgraft.experiments.devices import deterministic
 from skillgraft.models.classifier import Classifier
 from skillgraft.tasks.batches import Batch, collate, to_device
 from skillgraft.tasks.encoder import Encoded

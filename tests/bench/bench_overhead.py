@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 from skillgraft.cli import skillgraft
-from skillgraft.experiments import making, run
+from skillgraft.experiments import run
+from skillgraft.experiments.stage_timer import StageTimer
 
 WORK = ("finetune", "graft", "evaluate")
 FEW = (
@@ -69,13 +70,13 @@ def main() -> None:
         return found
 
     @contextlib.contextmanager
-    def timed(self: making.Making, stage: str) -> Iterator[None]:
+    def timed(self: StageTimer, stage: str) -> Iterator[None]:
         start = now()
         yield
         jobs[-1][stage] = since(start)
         self.seconds[stage] = jobs[-1][stage][0]
 
-    run.find_or_make, making.Making.timed = job, timed  # type: ignore[assignment, method-assign]
+    run.find_or_make, StageTimer.timed = job, timed  # type: ignore[assignment, method-assign]
     with tempfile.TemporaryDirectory() as place:
         given = (f"store={place}", "seed=1,2,3", *FEW, *sys.argv[1:])
         sys.argv = ["skillgraft", "-m", *given]

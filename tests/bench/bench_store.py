@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from runs import CONTEXT, composed
-from skillgraft.experiments import making, run, summary
+from skillgraft.experiments import pipeline, run, summary
 from skillgraft.store import index
 from stores import add, pretend, status
 
@@ -81,7 +81,7 @@ def main() -> None:
         for n in range(100):
             list(index.runs(root, "same_but_selector", status(n)["same_but_selector"]))
         say("look up runs by a key", runs, wall=(time.perf_counter() - start) / 100)
-        making.Making.make = pretend  # type: ignore[method-assign]
+        pipeline.make_run = pretend
         summary.show = str  # type: ignore[assignment]  # nothing, as in a multirun
         common = ("logger=none", "threads=1")
         jobs(root, arguments.jobs, runs, *common, "graft=random")

@@ -1,4 +1,4 @@
-"""The values that can be chosen by name, and which keys each selector reads."""
+"""The values that can be chosen by name."""
 
 from __future__ import annotations
 
@@ -70,42 +70,6 @@ class Strategy(StrEnum):
 
     ddp = "ddp"
     fsdp = "fsdp"
-
-
-class Selector(StrEnum):
-    """How a region is chosen; `learned` is the paper's (Panigrahi et al., 2023)."""
-
-    learned = "learned"
-    stitch_l1 = "stitch_l1"
-    attribution = "attribution"
-    fisher = "fisher"
-    movement = "movement"
-    magnitude = "magnitude"
-    random = "random"
-    bias = "bias"
-    layer = "layer"
-    module = "module"
-    file = "file"
-
-
-# The keys of `graft` that each selector reads, beside its name.
-MASKED = (
-    "steps", "lr", "batch_size", "examples_per_step", "score_every", "score_examples", "patience",
-)  # fmt: skip
-READ: dict[Selector, tuple[str, ...]] = {
-    Selector.learned: (*MASKED, "sigmoid_bias"),
-    Selector.stitch_l1: (*MASKED, "init_score", "l1_penalty"),
-    Selector.attribution: ("path_points", "greedy_rounds", "batch_size", "examples_per_step"),
-    Selector.fisher: ("path_points", "per_example", "batch_size", "examples_per_step"),
-    Selector.layer: ("layer",),
-    Selector.module: ("module",),
-    Selector.file: ("combine",),
-}
-TRAINED = (Selector.learned, Selector.stitch_l1)  # a size to start from; they find their own
-UNSIZED = (Selector.bias, Selector.layer, Selector.module, Selector.file)  # `sparsity` is not read
-OPTIONAL = (  # may be null
-    "score_every", "score_examples", "patience", "per_example", "greedy_rounds",
-)  # fmt: skip
 
 
 class Combine(StrEnum):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from skillgraft.config.choices import READ, UNSIZED, Kind, Selector, Trainable
+from omegaconf import OmegaConf
+
+from skillgraft.config import selectors
+from skillgraft.config.choices import Kind, Trainable
 from skillgraft.config.compose import plain
-from skillgraft.config.keys import dotted_keys
+from skillgraft.config.keys import dotted_keys, keys_of
 from skillgraft.config.schema import RunConfig
 
 
@@ -17,11 +20,13 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     A value that equals the schema's default is left out, so that a key added later, whose default
     means "as before", renames no run.
     """
-    values, everything = {}, plain(cfg)
+    values, everything, unread = {}, plain(cfg), unread_keys(cfg)
     groups = {name.rpartition(".")[0] for name, _ in dotted_keys()}  # their keys come themselves
-    hidden = [name for name, entry in dotted_keys() if entry.metadata.get("identity") is False]
-    for name, entry in dotted_keys():
-        if name in groups or any(name == h or name.startswith(h + ".") for h in hidden):
+    hidden = [name for name, entry in keys_of(cfg) if entry.metadata.get("identity") is False]
+    for name, entry in keys_of(cfg):
+        if name in groups or name in unread:
+            continue
+        if any(name == h or name.startswith(h + ".") for h in hidden):
             continue
         value: Any = everything
         for part in name.split("."):
@@ -33,15 +38,13 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
         )
         if value != default:
             values[name] = value
-    unread = unread_keys(cfg)
-    return {name: value for name, value in values.items() if name not in unread}
+    return values
 
 
 def unread_keys(cfg: RunConfig) -> set[str]:
     """Return the keys that the selector, or the kind of fine-tuning, never reads."""
-    read = {"graft.selector", *(f"graft.{name}" for name in READ.get(cfg.graft.selector, ()))}
-    unread = {name for name, _ in dotted_keys() if name.startswith("graft.") and name not in read}
-    if cfg.graft.selector in UNSIZED:
+    unread = set()
+    if not selectors.options(cfg).reads_sparsity:
         unread.add("sparsity")
     if cfg.finetune.kind is not Kind.linear:
         unread |= {"finetune.pool", "finetune.feature_norm", "finetune.head_lr"}
@@ -54,8 +57,10 @@ def unread_keys(cfg: RunConfig) -> set[str]:
 
 def described(cfg: RunConfig) -> str:
     """Return the selector with its sparsity, or with what it takes instead, for names of runs."""
-    graft = cfg.graft
-    if graft.selector not in UNSIZED:
-        return f"{graft.selector.value}-s{cfg.sparsity:g}"
-    part = {Selector.layer: graft.layer, Selector.module: graft.module}.get(graft.selector)
-    return graft.selector.value + (f"-{part}".replace(" ", "_") if part else "")
+    name, options = cfg.graft.selector, selectors.options(cfg)
+    if options.reads_sparsity:
+        return f"{name}-s{cfg.sparsity:g}"
+    key, part = options.named_by, None
+    if key is not None and not OmegaConf.is_missing(cfg.graft, key):
+        part = getattr(cfg.graft, key)
+    return name + (f"-{part}".replace(" ", "_") if part else "")

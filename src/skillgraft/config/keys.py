@@ -7,7 +7,9 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_type_hints
 
+from skillgraft.config import selectors
 from skillgraft.config.schema import RunConfig
+from skillgraft.config.selector_options import SelectorOptions
 
 
 def limits(entry: dataclasses.Field) -> str:
@@ -22,9 +24,10 @@ def limits(entry: dataclasses.Field) -> str:
 def nested(schema: type) -> Mapping[str, type]:
     """Return the schema of every field that is one itself, wherever that is defined, by the field's name.
 
-    A field that may be None, as `Schema | None`, is one too.
+    A field that may be None, as `Schema | None`, is one too. That of `graft` holds the options of all
+    selectors.
     """
-    return {
+    found = {
         name: kind
         for name, hint in get_type_hints(schema).items()
         for kind in (hint, *get_args(hint))
@@ -32,6 +35,7 @@ def nested(schema: type) -> Mapping[str, type]:
         and dataclasses.is_dataclass(kind)
         and (kind is hint or type(None) in get_args(hint))
     }
+    return found | {n: selectors.union() for n, hint in found.items() if hint is SelectorOptions}
 
 
 def dotted_keys(
@@ -42,6 +46,16 @@ def dotted_keys(
         yield prefix + entry.name, entry
         if entry.name in nested(schema):
             yield from dotted_keys(nested(schema)[entry.name], f"{prefix}{entry.name}.")
+
+
+def keys_of(cfg: RunConfig) -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yield every dotted key that a configuration reads: of `graft`, those of its selector alone."""
+    for name, entry in dotted_keys():
+        if not name.startswith("graft."):
+            yield name, entry
+        if name == "graft":
+            for own in dataclasses.fields(selectors.options(cfg)):
+                yield f"graft.{own.name}", own
 
 
 def unknown(node: Any, schema: type = RunConfig, prefix: str = "") -> Iterator[str]:

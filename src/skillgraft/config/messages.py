@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from hydra.errors import HydraException
@@ -11,19 +10,10 @@ from yaml import MarkedYAMLError
 
 from skillgraft.config import launchers
 from skillgraft.config.keys import dotted_keys
+from skillgraft.config.nearest import nearest
 
 # What Hydra raises before a job starts: a wrong key, value, group option or command line.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
-
-
-def nearest(word: str, names: list[str]) -> str:
-    """Return ' Did you mean X?' for the name most like `word`, or nothing."""
-
-    def likeness(name: str) -> float:
-        return difflib.SequenceMatcher(None, name.casefold(), word.casefold()).ratio()
-
-    best = max(names, key=likeness, default="")  # of equals the first
-    return f" Did you mean '{best}'?" if best and likeness(best) >= 0.6 else ""
 
 
 def explain(error: BaseException) -> str:

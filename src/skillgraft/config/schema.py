@@ -7,32 +7,21 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from skillgraft.config import selectors
 from skillgraft.config.choices import (
     Carry,
-    Combine,
     Kind,
     LRSchedule,
     Metric,
     Mode,
     Optimizer,
     Pool,
-    Selector,
     Source,
     Strategy,
     Trainable,
 )
-
-
-def between(low: float, high: float | None = None, **more: Any) -> Any:
-    """Declare a required number with an inclusive range."""
-    return field(default=MISSING, metadata={"low": low, "high": high, **more})
-
-
-def not_identity(default: Any = MISSING) -> Any:
-    """Declare a field that cannot change a result; a type is the maker of its default."""
-    if isinstance(default, type):
-        return field(default_factory=default, metadata={"identity": False})
-    return field(default=default, metadata={"identity": False})
+from skillgraft.config.fields import between, not_identity
+from skillgraft.config.selector_options import SelectorOptions
 
 
 @dataclass
@@ -193,57 +182,6 @@ class FinetuneConfig:
 
 
 @dataclass
-class GraftConfig:
-    """How the region is chosen; `learned` is the paper's (Panigrahi et al., 2023)."""
-
-    selector: Selector = MISSING
-    """How the region is chosen."""
-    steps: int | None = field(default=None, metadata={"low": 0, "high": None})
-    """Steps of mask training."""
-    lr: float | None = field(default=None, metadata={"low": 0, "high": None})
-    """The learning rate of the mask's scores."""
-    sigmoid_bias: float | None = None
-    """The bias inside the sigmoid: the larger, the closer to the base region the mask starts."""
-    batch_size: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Training examples in one gradient."""
-    examples_per_step: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Training examples per step of mask training, or per pass of a gradient selector."""
-    score_every: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Steps between two evaluations of the rounded mask, of which the best is kept; null: the
-    last mask counts."""
-    score_examples: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Training examples in such an evaluation at most, beside all validation examples."""
-    patience: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Stop where the region has been the same for so many steps; null: never."""
-    size_from: str | None = not_identity(None)
-    """A run, or a selector such as `learned`, whose region's size this region gets in place of
-    `sparsity`."""
-    init_score: float | None = field(default=None, metadata={"low": 0, "high": None})
-    """Absolute value of the mask's scores at the start: positive inside the base region,
-    negative outside."""
-    l1_penalty: float | None = field(default=None, metadata={"low": 0, "high": None})
-    """λ, the strength of the ℓ1 term on the mask."""
-    path_points: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Points of the straight path θ_pre → θ_ft at which gradients are taken."""
-    greedy_rounds: int | None = field(default=None, metadata={"low": 1, "high": None})
-    """Choose the region in so many rounds, each with the gradient at the graft so far; null:
-    along the path."""
-    per_example: bool | None = None
-    """Square the gradient of each example rather than that of a batch; eight times the cost."""
-    layer: str | None = None
-    """The number of the transformer block, counted from 0."""
-    module: str | None = None
-    """The kind of module: query, key, value, attention output, MLP in, MLP out or LayerNorm."""
-    paths: list[str] = not_identity(list)  # the digests of the files are the identity
-    """Graft files or folders of runs; or tasks of `finetune.tasks`, which mean those tasks'
-    runs."""
-    paths_selector: Selector | None = not_identity(None)
-    """The selector whose runs are meant where `graft.paths` names tasks."""
-    combine: Combine | None = None
-    """How several grafts become one: by union (the mean where they meet) or by intersection."""
-
-
-@dataclass
 class CompareConfig:
     """Models that stand beside the graft in metrics.json; none of them is a graft."""
 
@@ -325,8 +263,8 @@ class RunConfig:
     """Continual learning."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     """How θ_ft is made from θ_pre."""
-    graft: GraftConfig = field(default_factory=GraftConfig)
-    """How the region is chosen."""
+    graft: SelectorOptions = field(default_factory=lambda: selectors.union()())
+    """How the region is chosen: the options of a selector."""
     compare: CompareConfig = field(default_factory=CompareConfig)
     """Models to compare the graft with."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

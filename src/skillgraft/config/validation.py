@@ -9,21 +9,11 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from skillgraft.config.choices import (
-    OPTIONAL,
-    PRECISIONS,
-    READ,
-    TRAINED,
-    UNSIZED,
-    Kind,
-    Metric,
-    Selector,
-    Strategy,
-    Trainable,
-)
-from skillgraft.config.keys import dotted_keys, limits, unknown
-from skillgraft.config.messages import nearest
-from skillgraft.config.schema import GraftConfig, ResolvedConfig, RunConfig, TaskConfig
+from skillgraft.config import selectors
+from skillgraft.config.choices import PRECISIONS, Kind, Metric, Strategy, Trainable
+from skillgraft.config.keys import dotted_keys, keys_of, limits, unknown
+from skillgraft.config.nearest import nearest
+from skillgraft.config.schema import ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.runtime.errors import InputError
 
 
@@ -34,7 +24,9 @@ def check(cfg: RunConfig) -> None:
         raise InputError(
             f"no key '{key}' in the configuration.{nearest(key, [name for name, _ in dotted_keys()])}"
         )
-    for name, entry in dotted_keys():
+    if OmegaConf.is_missing(cfg.graft, "selector"):
+        raise InputError("graft.selector: no value; give one with graft.selector=…")
+    for name, entry in keys_of(cfg):
         node: Any = cast(DictConfig, cfg)
         for part in name.split("."):
             if node is None:  # without a claim, its keys have no values
@@ -66,7 +58,7 @@ def check(cfg: RunConfig) -> None:
     if cfg.trainer.compile and (cfg.trainer.devices > 1 or cfg.trainer.strategy is Strategy.fsdp):
         raise InputError("trainer.compile=true: on one device only, and not with trainer=fsdp")
     check_finetune(cfg)
-    check_graft(cfg.graft)
+    check_graft(cfg)
     check_sequence(cfg)
 
 
@@ -105,19 +97,17 @@ def check_finetune(cfg: RunConfig) -> None:
         raise InputError("finetune.tasks: tasks do not share a linear head; use a prompt")
 
 
-def check_graft(graft: GraftConfig) -> None:
+def check_graft(cfg: RunConfig) -> None:
     """Raise InputError where the selector lacks a value, or has one that it cannot follow."""
-    selector = graft.selector
-    for name in READ.get(selector, ()):
-        if graft[name] is None and name not in OPTIONAL:  # type: ignore[index]
-            raise InputError(f"graft.{name}: graft.selector={selector.value} needs a value")
-    matched = f"graft.size_from={graft.size_from}: the {selector.value} selector"
-    if graft.size_from not in (None, selector.value) and selector in TRAINED:
+    selector, options = cfg.graft.selector, selectors.options(cfg)
+    own = selectors.own_options(cfg)
+    matched = f"graft.size_from={cfg.graft.size_from}: the {selector} selector"
+    if cfg.graft.size_from not in (None, selector) and options.finds_size:
         raise InputError(f"{matched} finds its own size")
-    if graft.size_from not in (None, selector.value) and selector in UNSIZED:
+    if cfg.graft.size_from not in (None, selector) and not options.reads_sparsity:
         raise InputError(f"{matched} has no size")
-    if selector is Selector.file and not graft.paths:
-        raise InputError("graft.paths: graft.selector=file needs the files of grafts, or runs")
+    if hasattr(selectors.find(selector), "check_options"):
+        selectors.find(selector).check_options(own)
 
 
 def check_task(task: TaskConfig) -> None:

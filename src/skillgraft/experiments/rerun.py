@@ -14,8 +14,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from skillgraft.config import compose, messages
-from skillgraft.config.choices import Mode, Selector
+from skillgraft.config import compose, messages, selectors
+from skillgraft.config.choices import Mode
 from skillgraft.config.schema import ResolvedConfig
 from skillgraft.experiments import provenance
 from skillgraft.runtime import digests, files
@@ -110,14 +110,15 @@ def prepare(folder: Path, scratch: Store) -> ResolvedConfig:
 
     if cfg.continual.init_from is not None:
         cfg.continual.init_from = at(cfg.continual.init_from)
-    cfg.graft.paths = [at(path) for path in cfg.graft.paths]
+    options = cast(Any, cfg.graft)
+    options.paths = [at(path) for path in options.paths]
     match = cfg.graft.size_from
-    if match in Selector.__members__ and match != cfg.graft.selector.value:
+    if match in selectors.modules() and match != cfg.graft.selector:
         # The scratch store may lack the run that is matched: the size is that of the run which
         # the original store has, so that one run can be made again without all the others.
         probe = compose.changed(cfg, {"store": str(folder.parent)})
         match = str(references.matched_run(probe, loading.load(cfg)))
-    if match is not None and match not in Selector.__members__:
+    if match is not None and match not in selectors.modules():
         cfg.graft.size_from = at(match)
     return cfg
 

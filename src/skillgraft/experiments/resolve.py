@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from skillgraft.config import compose, validation
+from skillgraft.config import compose, selectors, validation
 from skillgraft.config.schema import ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.runtime import leases, shared_machine
 from skillgraft.runtime.errors import RunNotFound
@@ -66,17 +66,24 @@ def resolve(cfg: RunConfig, context: JobContext, tell: Tell = tell_nobody) -> Re
     read = job_cache.reads(staged, context.config_folders)
     rows = loading.load(staged)
     paths = wait(lambda: references.graft_paths(staged, rows))
-    resolved = compose.changed(staged, {"graft.paths": paths})
+    resolved = compose.changed(staged, {"graft.paths": paths}) if paths else staged
     size = wait(lambda: references.matched_size(resolved, rows))
     return ResolvedRun(resolved, store, rows, size, identify(resolved, rows, size), read)
 
 
 def from_files(cfg: RunConfig, context: JobContext) -> ResolvedConfig:
-    """Return a valid configuration with the tasks that it names, all labels' words, and absolute paths."""
+    """Return a valid configuration that says all that its files say.
+
+    It has the tasks that it names, the words of all labels, its selector's options alone, and absolute
+    paths.
+    """
     validation.check(cfg)
     expanded = compose.expand(cfg, context.config_folders)
-    words = {"task.verbalizer": validation.verbalizer(expanded.task)}
-    return compose.changed(expanded, {**words, **references.absolute_paths(expanded)})
+    filled = {
+        "task.verbalizer": validation.verbalizer(expanded.task),
+        "graft": selectors.own_options(expanded),
+    }
+    return compose.changed(expanded, {**filled, **references.absolute_paths(expanded)})
 
 
 def at_stage(cfg: ResolvedConfig, initial_run: str | None) -> ResolvedConfig:

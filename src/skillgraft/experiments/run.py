@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 from skillgraft.config.schema import RunConfig
-from skillgraft.experiments.making import Making
+from skillgraft.experiments import pipeline
 from skillgraft.experiments.resolve import ResolvedRun, Tell, resolve, tell_nobody
+from skillgraft.experiments.stages.inputs import RunInputs
 from skillgraft.experiments.summary import show
 from skillgraft.runtime import signals
 from skillgraft.runtime.job import JobContext
@@ -73,13 +74,10 @@ def make(resolved: ResolvedRun, context: JobContext, tell: Tell) -> Path:
         store.mend(name)
         if is_made(resolved):
             return report_existing(store.run(name), context)
-        making, unfinished = Making(resolved, context), store.unfinished(name)
+        inputs, unfinished = RunInputs.of(resolved, context), store.unfinished(name)
         job = str(context.folder) if context.folder else None
-        try:
-            with job_state.recorded(unfinished, **making.facts(), job=job):
-                making.make()
-        finally:
-            tell(finetuned=making.weights)
+        with job_state.recorded(unfinished, **inputs.facts(), job=job):
+            pipeline.make_run(inputs, tell)
         unfinished.unlink()  # what is complete says so itself
     show(store.run(name))
     return store.run(name)

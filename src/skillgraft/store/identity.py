@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from skillgraft.config.choices import Selector
 from skillgraft.config.identity import described
 from skillgraft.config.schema import ResolvedConfig, TaskConfig
 from skillgraft.config.validation import verbalizer
@@ -52,10 +51,11 @@ class Identity:
 def identify(cfg: ResolvedConfig, data: TaskData, size: int | None = None) -> Identity:
     """Return the identity of a run from its configuration and the digests of what it reads."""
     digests, origins = {"data": data.digest(), **base_digests(cfg)}, []
-    if cfg.graft.selector is Selector.file:
-        files = [file_digest(graft_file(path)) for path in cfg.graft.paths]
+    if cfg.graft.selector == "file":
+        paths = cast(Any, cfg.graft).paths
+        files = [file_digest(graft_file(path)) for path in paths]
         digests["grafts"] = short_hash({"files": files})
-        origins = [made_of(graft_meta(graft_file(path))) for path in cfg.graft.paths]
+        origins = [made_of(graft_meta(graft_file(path))) for path in paths]
     values = {**base_values(cfg), **{f"digest.{k}": v for k, v in digests.items()}}
     if size is not None:
         values[SIZE_KEY] = size

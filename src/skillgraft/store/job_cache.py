@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 
-from skillgraft.config import compose, packages
-from skillgraft.config.choices import UNSIZED, Selector, Source
+from skillgraft.config import compose, packages, selectors
+from skillgraft.config.choices import Source
 from skillgraft.config.schema import ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.models import checkpoint_files
 from skillgraft.runtime.errors import InputError
@@ -55,11 +55,11 @@ def entry(cfg: RunConfig, folders: Sequence[Path]) -> Path | None:
         match = cfg.graft.size_from
         if (
             cfg.force
-            or cfg.graft.selector is Selector.file
+            or cfg.graft.selector == "file"
             or cfg.continual.tasks
             or cfg.continual.init_from is not None
-            or not (match is None or match in Selector.__members__)
-            or match in UNSIZED
+            or not (match is None or match in selectors.modules())
+            or (match is not None and not selectors.options_of(match).reads_sparsity)
         ):
             return None
         everything = compose.plain(cfg)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from skillgraft.config.choices import Selector
+from skillgraft.config import selectors
 from skillgraft.config.compose import changed
 from skillgraft.config.schema import ResolvedConfig
 from skillgraft.runtime.errors import InputError, RunNotFound
@@ -51,19 +51,20 @@ def graft_paths(cfg: ResolvedConfig, data: TaskData) -> list[str]:
     A task's name means the whole run in the store of the same fine-tuning and sparsity whose region
     the selector `graft.paths_selector` chose: for the tasks of a mixture. A graft on the hub gets its commit.
     """
-    if cfg.graft.selector is not Selector.file:
-        return list(cfg.graft.paths)
+    if cfg.graft.selector != "file":
+        return []
     store, found = Store(cfg.store), []
     # the fine-tuning that is shared does not depend on the selector
-    probe = changed(cfg, {"graft.selector": Selector.movement})
+    probe = changed(cfg, {"graft": selectors.blank_options("movement")})
     shared = identify(probe, data).finetuned
-    by = cfg.graft.paths_selector.value if cfg.graft.paths_selector is not None else None
-    for path in cfg.graft.paths:
+    options = cast(Any, cfg.graft)
+    by = options.paths_selector
+    for path in options.paths:
         if path.startswith(hub_files.SCHEME):
             found.append(hub_files.pinned(path))
             continue
-        options = (Path(path).expanduser(), store.run(path))
-        known = next((option.absolute() for option in options if option.exists()), None)
+        places = (Path(path).expanduser(), store.run(path))
+        known = next((place.absolute() for place in places if place.exists()), None)
         if known is None:
             wanted, of = (path, by, cfg.sparsity), ("task", "selector", "sparsity")
             alike = store.runs("finetuned", shared)
@@ -115,9 +116,9 @@ def matched_run(cfg: ResolvedConfig, data: TaskData) -> Path | None:
     matches itself, so that one sweep can give `graft.size_from=learned` to all its selectors.
     """
     match, store = cfg.graft.size_from, Store(cfg.store)
-    if match is None or match == cfg.graft.selector.value:
+    if match is None or match == cfg.graft.selector:
         return None
-    if match not in Selector.__members__:
+    if match not in selectors.modules():
         folder = next((f for f in (Path(match), store.root / match) if is_complete(f)), None)
         if folder is None:
             raise InputError(
@@ -127,7 +128,7 @@ def matched_run(cfg: ResolvedConfig, data: TaskData) -> Path | None:
             raise InputError(f"graft.size_from={match}: a run of another model, {model}")
         return folder
     # a selector that has no size does not read `sparsity` either
-    probe = changed(cfg, {"graft.selector": Selector(match)})
+    probe = changed(cfg, {"graft": selectors.blank_options(match, cfg.graft.size_from)})
     rivals = identify(probe, data).same_but_selector
     run = single_run(
         [run for run in store.runs("same_but_selector", rivals) if run["selector"] == match],

@@ -110,7 +110,7 @@ def own_folders(folder: Path) -> Iterator[None]:
 def tracking(cfg: RunConfig, identity: Identity, folder: Path) -> Iterator[WandbRun]:
     """Yield the W&B run of one run of this project; an exception ends the W&B run as failed."""
     config = {name: value for name, value in plain(cfg).items() if name not in SECRET}
-    tags = [cfg.task.name, cfg.model.name, cfg.graft.selector.value]
+    tags = [cfg.task.name, cfg.model.name, cfg.graft.selector]
     with opened(
         plain(cfg)["logger"],
         folder,

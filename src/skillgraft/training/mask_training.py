@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from skillgraft.config.choices import Selector
-from skillgraft.config.schema import GraftConfig, RunConfig
+from skillgraft.config.schema import RunConfig
+from skillgraft.config.selector_options import MaskTrainingOptions
 from skillgraft.core.best_mask import BestMask
 from skillgraft.core.relaxed_graft import RelaxedGraft
 from skillgraft.evaluation.metrics import measure
@@ -84,18 +84,22 @@ class MaskTraining(Resumable):
         self.changed, self.present = 0, torch.empty(0)
 
     @property
+    def options(self) -> MaskTrainingOptions:
+        """The options of mask training."""
+        return cast(MaskTrainingOptions, self.cfg.graft)
+
+    @property
     def settled(self) -> bool:
         """Whether the region has not changed for `graft.patience` steps."""
-        patience = self.cfg.graft.patience
+        patience = self.options.patience
         return patience is not None and self.done - self.changed >= patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD on the scores S."""
-        graft = self.cfg.graft
-        assert graft.lr is not None
+        graft = self.options
         # Lightning divides each loss by the number of batches, which gives the mean of batch means, as in
         # the authors' code. Localize-and-Stitch (He et al., TMLR 2025) sums over batches.
-        summed = graft.selector is Selector.stitch_l1
+        summed = graft.selector == "stitch_l1"
         times = self.batches.per_step if summed else 1
         return MaskSGD(self.relaxed, graft.lr * times)
 
@@ -111,7 +115,7 @@ class MaskTraining(Resumable):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """After the last batch of a step, log the loss; on schedule evaluate the rounded graft and save."""
-        graft = self.cfg.graft
+        graft = self.options
         if len(self.losses) < self.batches.per_rank:
             return
         self.done += 1
@@ -135,7 +139,7 @@ class MaskTraining(Resumable):
 
     def compare(self) -> None:
         """With `graft.patience`, record whether this step changed the region."""
-        if self.cfg.graft.patience is None:
+        if self.options.patience is None:
             return
         before, self.present = self.present, self.relaxed.region().cpu()
         if not torch.equal(before, self.present):
@@ -149,7 +153,7 @@ class MaskTraining(Resumable):
         in the authors' code. Without `graft.score_every` nothing is evaluated, and the latest graft is best.
         """
         metric, chosen, row = self.cfg.task.metric, self.relaxed.region(), {}
-        if self.cfg.graft.score_every is None:
+        if self.options.score_every is None:
             self.best.offer(self.done, float(self.done), chosen)
             return {"mask/size": chosen.numel()}
         size = self.cfg.trainer.evaluation_batch_size
@@ -223,10 +227,7 @@ def learn_mask(
         log: is given each row of the history.
         bars: whether progress bars are shown.
     """
-    options: GraftConfig = cfg.graft
-    assert options.steps is not None
-    assert options.batch_size is not None
-    assert options.examples_per_step is not None
+    options = cast(MaskTrainingOptions, cfg.graft)
     size, examples, steps = options.batch_size, options.examples_per_step, options.steps
     batches = MaskBatches(train, pad, size, examples, cfg.seed, 0, steps, ranks=cfg.trainer.devices)
     scored = {"train": train[: options.score_examples], "validation": validation}

@@ -1,0 +1,1 @@
+"""The stages of a run: load → fine-tune → select → evaluate → report → publish, a file each."""
