@@ -17,14 +17,14 @@ from typer.testing import CliRunner, Result
 
 from runs import FEW, TINY, make
 from skillgraft.analysis import plots
-from skillgraft.cli import program
+from skillgraft.cli import grafts, program
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.embedded import MODEL
 from skillgraft.runtime import files
 from skillgraft.store import garbage, index
 from stores import add, status
 
-GROUP = get_command(program.app).commands  # type: ignore[attr-defined]
+GROUP = get_command(grafts.app).commands  # type: ignore[attr-defined]
 # How each command is called in a store `runs` with the runs `a` and `b`; a new command needs a line.
 CALLS: dict[str, str] = {
     "list": "runs",
@@ -79,7 +79,7 @@ def call(
 
     def invoke(name: str, *more: str) -> Result:
         arguments = CALLS[name].format(**names, base=MODEL).split()
-        return CliRunner().invoke(program.app, [name, *arguments, *more])
+        return CliRunner().invoke(grafts.app, [name, *arguments, *more])
 
     return invoke
 
@@ -152,7 +152,7 @@ def offered(line: str) -> list[str]:
     environment = {
         "_GRAFTS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
     }  # fmt: skip
-    done = CliRunner().invoke(program.app, prog_name="grafts", env=environment)
+    done = CliRunner().invoke(grafts.app, prog_name="grafts", env=environment)
     assert done.exit_code == 0, done.output
     return done.stdout.split()
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from runs import TINY, command, make
 from skillgraft.analysis import collect, plots
 from skillgraft.analysis.claims.statements import ClaimResult, ClaimStatement
-from skillgraft.cli import program
+from skillgraft.cli import grafts
 from skillgraft.experiments import sweep_report
 from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json, write_json
@@ -308,7 +308,7 @@ def test_a_dashboard_names_only_what_runs_log(swept: Path) -> None:
 
 def test_the_specification_is_the_same_each_time_and_a_file(swept: Path, tmp_path: Path) -> None:
     file, arguments = tmp_path / "board.json", ["dashboard", "mine", "--entity", "me"]
-    done = CliRunner().invoke(program.app, [*arguments, "--store", str(swept), "--out", str(file)])
+    done = CliRunner().invoke(grafts.app, [*arguments, "--store", str(swept), "--out", str(file)])
     assert done.exit_code == 0, done.output
     names = dashboard.names_of(Store(swept))
     content = dashboard.specification("mine", "me", names)
@@ -387,7 +387,7 @@ def moved(swept: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def dry_run(root: Path) -> tuple[int, list[dict[str, Any]], str]:
-    done = CliRunner().invoke(program.app, ["sync", str(root), "--dry-run", "--json"])
+    done = CliRunner().invoke(grafts.app, ["sync", str(root), "--dry-run", "--json"])
     return done.exit_code, json.loads(done.stdout), done.stderr
 
 
@@ -410,7 +410,7 @@ def test_a_moved_store_has_all_that_its_records_name(moved: Path) -> None:
             set() if line["run"] == name else {graft}
         )
     options = ["--entity", "them", "--project", "other", "--dry-run"]
-    done = CliRunner().invoke(program.app, ["sync", str(moved), *options])
+    done = CliRunner().invoke(grafts.app, ["sync", str(moved), *options])
     assert "| them " in done.stdout
     assert "| other " in done.stdout
     for file in (file for line in lines for file in line["files"]):
@@ -510,7 +510,7 @@ def test_what_was_sent_is_skipped_and_what_is_missing_named(moved: Path) -> None
 
 
 def test_a_store_without_offline_runs(tmp_path: Path) -> None:
-    done = CliRunner().invoke(program.app, ["sync", str(tmp_path), "--dry-run"])
+    done = CliRunner().invoke(grafts.app, ["sync", str(tmp_path), "--dry-run"])
     assert done.exit_code == 1
     assert "no offline W&B run" in done.stderr
 
@@ -638,9 +638,7 @@ def test_what_wandb_says_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise wandb.errors.UsageError("no API key")
 
     monkeypatch.setattr(wandb, "Api", refusing)
-    done = CliRunner().invoke(
-        program.app, ["dashboard", "mine", "--store", str(tmp_path), "--send"]
-    )
+    done = CliRunner().invoke(grafts.app, ["dashboard", "mine", "--store", str(tmp_path), "--send"])
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == "grafts: --send: W&B: no API key"
 

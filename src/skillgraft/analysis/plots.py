@@ -92,7 +92,7 @@ def paint(
         cbar_kws={"label": label},
     )
     axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="x", labelrotation=45)
+    slant(axis, 45)
     axis.tick_params(axis="y", labelrotation=0)
 
 
@@ -178,6 +178,7 @@ def curves(
             palette=list(islice(cycle(PALETTE), len(kinds))),  # the markers differ as well
             errorbar=interval,
             err_style="bars",
+            err_kws={"elinewidth": 1, "capsize": 2},  # seen apart where several lie at one x
             ax=axis,
             legend=task == tasks[0],
         )
@@ -231,10 +232,15 @@ def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:
         ax=axis,
     )
     axis.set(xlabel="", ylabel=label)
-    for tick in axis.get_xticklabels():  # each ends below its bars
-        tick.set(rotation=30, rotation_mode="anchor", horizontalalignment="right")
+    slant(axis, 30)
     sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="", fontsize=8)
     return figure
+
+
+def slant(axis: Axes, degrees: float) -> None:
+    """Turn the labels of the horizontal axis, so that each ends below what it names."""
+    for tick in axis.get_xticklabels():
+        tick.set(rotation=degrees, rotation_mode="anchor", horizontalalignment="right")
 
 
 def by_number(text: str) -> list[str | float]:

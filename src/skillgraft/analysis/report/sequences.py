@@ -32,7 +32,7 @@ def forgetting(rows: pd.DataFrame, store: Store) -> list[Item]:
                 "score",
                 "sequence",
                 metric_label(rows),
-                across="stage",
+                across="stage of the sequence",
             ),
         )
     ]
