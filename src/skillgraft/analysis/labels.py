@@ -24,6 +24,11 @@ def metric_label(rows: pd.DataFrame, split: str = "test") -> str:
     return labels[0] if len(labels) == 1 else "score"
 
 
+def capital(text: str) -> str:
+    """Return a text that begins a sentence or a title."""
+    return text[:1].upper() + text[1:]
+
+
 def title_of(name: str) -> str:
     """Return the words for the name of a metric, parts joined by '/': the metric, then the model."""
     return ", ".join(filter(None, (WORDS.get(part, part) for part in reversed(name.split("/")))))

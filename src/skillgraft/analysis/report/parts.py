@@ -11,7 +11,7 @@ from skillgraft.analysis import plots, tables
 from skillgraft.analysis.claims import selection
 from skillgraft.analysis.claims.gains import gains_of
 from skillgraft.analysis.claims.selection import SCORE
-from skillgraft.analysis.labels import metric_label
+from skillgraft.analysis.labels import capital, metric_label
 from skillgraft.analysis.overlaps import pairs_of, square
 from skillgraft.analysis.report.items import Item, graft_of, plain_name
 from skillgraft.analysis.report.sequences import forgetting
@@ -40,7 +40,7 @@ def curves_of(value: str) -> Callable[[pd.DataFrame, Store], list[Item]]:
         return [
             Item(
                 f"{what}_sparsity",
-                f"{label[0].upper()}{label[1:]} against sparsity",
+                f"{capital(label)} against sparsity",
                 "A point is the mean over seeds at the measured sparsity (fraction of parameters "
                 "kept), with its 95 % Student's t interval; lines are the pre-trained (dotted) and "
                 "the fine-tuned model (dashed)."
@@ -72,6 +72,7 @@ def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
         frames = [pd.read_parquet(file) for file in files if file.is_file()]
         if not frames:
             continue
+        seeds = "1 seed" if len(frames) == 1 else f"{len(frames)} seeds pooled"
         frame = pd.concat([one[one["split"] == "test"] for one in frames])
         names = [name for name in map(str, frame) if name.startswith("p/")]
         tests = {m: frame.loc[frame["model"] == m, names].to_numpy() for m in plots.COLOURS}
@@ -80,7 +81,7 @@ def reliability(rows: pd.DataFrame, store: Store) -> list[Item]:
             Item(
                 f"reliability_{plain_name(task)}",
                 f"Reliability, {task}",
-                f"Accuracy against confidence on the test examples, {len(frames)} seeds pooled; "
+                f"Accuracy against confidence on the test examples, {seeds}; "
                 f"darker with more examples. {graft_of(part)}",
                 tables.reliability_table(tests, labels),
                 plots.reliability_diagram(tests, labels, str(task)),
@@ -205,8 +206,8 @@ def ood(rows: pd.DataFrame, store: Store) -> list[Item]:
         Item(
             "ood",
             "Out of distribution",
-            f"{label} on another data set than the fine-tuning's (trained on → tested on), with 95 % "
-            f"Student's t intervals over seeds. {graft_of(rows)}",
+            f"{capital(label)} on another data set than the fine-tuning's (trained on → tested on), with "
+            f"95 % Student's t intervals over seeds. {graft_of(rows)}",
             intervals(long, ["task", "selector", "sparsity"], models),
             plots.bars(long, MODELS, label),
         )
@@ -232,6 +233,7 @@ def interpolation(rows: pd.DataFrame, store: Store) -> list[Item]:
     ]
     long = pd.concat(parts, ignore_index=True).dropna(subset=["score"])
     shown = long.rename(columns={"split": "test set"})
+    shown["test set"] = shown["test set"].replace(r"^ood/(.+)", r"\1 (shifted)", regex=True)
     label = metric_label(rows)
     return [
         Item(

@@ -8,7 +8,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from skillgraft.analysis import plots
-from skillgraft.analysis.labels import metric_label
+from skillgraft.analysis.labels import capital, metric_label
 from skillgraft.analysis.report.items import Item
 from skillgraft.analysis.report.settings import intervals
 from skillgraft.store.folders import Store
@@ -24,8 +24,9 @@ def forgetting(rows: pd.DataFrame, store: Store) -> list[Item]:
         Item(
             "forgetting",
             "Forgetting in sequence",
-            "Each task (a panel) from its own stage on, as later tasks are learned: with "
-            "grafting in sequence, and with plain sequential fine-tuning; 95 % Student's t intervals.",
+            f"{capital(metric_label(rows))} of each task (a panel) from its own stage on, as later tasks "
+            "are learned: with grafting in sequence, and with plain sequential fine-tuning; 95 % "
+            "Student's t intervals.",
             intervals(long, ["mode", "task", "x"], ["score"]).rename(columns={"x": "stage"}),
             plots.curves(
                 long.rename(columns={"mode": "sequence"}),
