@@ -14,7 +14,7 @@ from skillgraft.config.fields import between, not_identity
 class SelectorOptions:
     """The keys of `graft` that every selector has, and what the program must know of a selector.
 
-    A field without a default, or whose type has no None, needs a value.
+    A field without a default needs a value; where one is null, the default counts.
     """
 
     reads_sparsity: ClassVar[bool] = True  # False: `sparsity` is no part of the run's identity

@@ -21,7 +21,7 @@ import logging
 import pkgutil
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Optional, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Optional, cast, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
 
@@ -82,7 +82,8 @@ def union() -> type[SelectorOptions]:
     A configuration is composed with it: one sweep over several selectors may then set an option
     that only some of them read. `own_options` leaves those out that the chosen one does not read.
     """
-    found: dict[str, tuple[str, Any, Any]] = {}
+    types: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for name in modules():
         try:
             schema = options_of(name)
@@ -91,24 +92,17 @@ def union() -> type[SelectorOptions]:
             continue
         hints = get_type_hints(schema)
         for entry in dataclasses.fields(schema):
-            if entry.name in SHARED or entry.name in found:
-                continue
-            made = {"default": None} if entry.default is MISSING else default_of(entry)
-            hint = hints[entry.name]
-            kind = hint if "default_factory" in made else Optional[hint]  # noqa: UP045
-            found[entry.name] = (
-                entry.name,
-                kind,
-                dataclasses.field(metadata=entry.metadata, **made),
-            )
-    return dataclasses.make_dataclass("GraftConfig", found.values(), bases=(SelectorOptions,))
-
-
-def default_of(entry: dataclasses.Field) -> dict[str, Any]:
-    """Return a field's default as the argument of `dataclasses.field`."""
-    if entry.default_factory is not dataclasses.MISSING:
-        return {"default_factory": entry.default_factory}
-    return {"default": entry.default}
+            wanted = Optional[hints[entry.name]]  # noqa: UP045
+            # two selectors may mean different things by one name: each checks its own
+            same = types.setdefault(entry.name, wanted) == wanted
+            types[entry.name] = wanted if same else Any
+            metadata.setdefault(entry.name, entry.metadata)
+    own = [
+        (name, kind, dataclasses.field(default=None, metadata=metadata[name]))
+        for name, kind in types.items()
+        if name not in SHARED
+    ]
+    return dataclasses.make_dataclass("GraftConfig", own, bases=(SelectorOptions,))
 
 
 def blank_options(name: str, size_from: str | None = None) -> SelectorOptions:
@@ -121,9 +115,14 @@ def blank_options(name: str, size_from: str | None = None) -> SelectorOptions:
 def own_options(cfg: RunConfig) -> SelectorOptions:
     """Return the options that the configured selector reads. Raises InputError where one needs a value."""
     schema = options(cfg)
-    hints, given = get_type_hints(schema), cast(dict, OmegaConf.to_container(cast(Any, cfg.graft)))
-    own = {f.name: given[f.name] for f in dataclasses.fields(schema) if f.name in given}
-    for name, value in own.items():
-        if value is None and type(None) not in get_args(hints[name]):
-            raise InputError(f"graft.{name}: graft.selector={cfg.graft.selector} needs a value")
+    given = cast(dict, OmegaConf.to_container(cast(Any, cfg.graft)))
+    own = {}
+    for entry in dataclasses.fields(schema):
+        value = given.get(entry.name)
+        if value is None and entry.default == MISSING:
+            raise InputError(
+                f"graft.{entry.name}: graft.selector={cfg.graft.selector} needs a value"
+            )
+        if value is not None:  # else the default
+            own[entry.name] = value
     return cast(SelectorOptions, OmegaConf.merge(OmegaConf.structured(schema), own))

@@ -111,7 +111,8 @@ def prepare(folder: Path, scratch: Store) -> ResolvedConfig:
     if cfg.continual.init_from is not None:
         cfg.continual.init_from = at(cfg.continual.init_from)
     options = cast(Any, cfg.graft)
-    options.paths = [at(path) for path in options.paths]
+    if options.paths is not None:
+        options.paths = [at(path) for path in options.paths]
     match = cfg.graft.size_from
     if match in selectors.modules() and match != cfg.graft.selector:
         # The scratch store may lack the run that is matched: the size is that of the run which
