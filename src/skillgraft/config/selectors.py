@@ -21,7 +21,7 @@ import logging
 import pkgutil
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Optional, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
 
@@ -92,7 +92,7 @@ def union() -> type[SelectorOptions]:
             continue
         hints = get_type_hints(schema)
         for entry in dataclasses.fields(schema):
-            wanted = Optional[hints[entry.name]]  # noqa: UP045
+            wanted = hints[entry.name] | None
             # two selectors may mean different things by one name: each checks its own
             same = types.setdefault(entry.name, wanted) == wanted
             types[entry.name] = wanted if same else Any
