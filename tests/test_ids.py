@@ -184,6 +184,6 @@ def test_id_of_stored_grafts(identity, tmp_path: Path) -> None:
 def test_id_of_a_later_stage_of_a_sequence(identity, tmp_path: Path) -> None:
     first = write_stage(tmp_path / "first")
     named = identity(*SEQUENCE, "task=toy_topic", f"continual.init_from={first}")
-    assert named.id == "toy_topic-tiny-learned-s0.01-seed13-9f418e73a9"
-    assert named.same_outcome == "c43199709f"
+    assert named.id == "toy_topic-tiny-learned-s0.01-seed13-d854146fa6"
+    assert named.same_outcome == "7dee945b41"
     assert named.stage == "15e7fee51d:toy_film>toy_topic"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.conf import ConfigSourceInfo
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 import skillgraft
 from runs import TINY, command
@@ -39,10 +39,11 @@ def test_below_cli_nobody_asks_hydra_or_the_command_line() -> None:
 
 
 @pytest.fixture
-def hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OmegaConf]:
+def hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DictConfig]:
     """Hydra's settings of a job on a terminal, outside of CI, as a job finds them."""
     register()
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
+    process = SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True), argv=["skillgraft"])
+    monkeypatch.setattr(job_context, "sys", process)
     monkeypatch.delenv("CI", raising=False)
     with initialize_config_dir(str(packages.CONF), version_base="1.3"):
         cfg = compose("run", ["seed=7"], return_hydra_config=True)
@@ -54,15 +55,11 @@ def hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OmegaConf
         yield cfg.hydra
 
 
-def source(path: str, provider: str, schema: str = "file") -> dict[str, str]:
-    return {"path": path, "provider": provider, "schema": schema}
-
-
-def test_context_of_a_single_job(hydra: OmegaConf, tmp_path: Path) -> None:
+def test_context_of_a_single_job(hydra: DictConfig, tmp_path: Path) -> None:
     hydra.runtime.config_sources = [
-        source("/own", "command-line"),
-        source("/conf", "main"),
-        source("", "schema", "structured"),
+        ConfigSourceInfo("/own", "file", "command-line"),
+        ConfigSourceInfo("/conf", "file", "main"),
+        ConfigSourceInfo("", "structured", "schema"),
     ]
     hydra.mode = RunMode.RUN
     assert job_context.of_hydra_job() == JobContext(
@@ -77,7 +74,7 @@ def test_context_of_a_single_job(hydra: OmegaConf, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("launcher", "bars"), [(BASIC, True), (JOBLIB, False)])
-def test_context_of_a_job_of_a_sweep(hydra: OmegaConf, launcher: str, bars: bool) -> None:
+def test_context_of_a_job_of_a_sweep(hydra: DictConfig, launcher: str, bars: bool) -> None:
     """Bars of jobs that run beside each other would write over each other."""
     hydra.mode, hydra.job.num, hydra.launcher._target_ = RunMode.MULTIRUN, 3, launcher
     context = job_context.of_hydra_job()
@@ -94,10 +91,10 @@ def test_provenance_has_the_command_of_the_job_alone(tmp_path: Path) -> None:
     """Also where a sweep has started it; what a user shows for the configuration has no other keys."""
     tiny = [option for option in TINY if option != "logger=none"]
     done = command(
-        "-m", "seed=3,", "logger=none", "graft=movement", *tiny, f"store={tmp_path}", cwd=tmp_path
+        "-m", "seed=3,4", "logger=none", "graft=movement", *tiny, f"store={tmp_path}", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    (file,) = tmp_path.glob("toy_film-*/provenance.json")
+    (file,) = tmp_path.glob("toy_film-*-seed3-*/provenance.json")
     made_by = read_json(file)["command"]
     assert made_by[0] == "skillgraft"
     assert {"seed=3", "graft=movement", *tiny} <= set(made_by)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,9 @@ from skillgraft.store import job_state
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal, outside of CI."""
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
+    # not sys.stderr itself, which pytest puts back after the fixtures
+    process = SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True), argv=["grafts"])
+    monkeypatch.setattr(job_context, "sys", process)
     monkeypatch.delenv("CI", raising=False)
 
 
@@ -43,7 +44,7 @@ def test_bars_are_drawn_on_a_terminal_alone(
     assert not job_context.on_terminal()
     monkeypatch.setenv("CI", "")
     assert job_context.on_terminal()
-    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: False))
+    monkeypatch.setattr(job_context.sys.stderr, "isatty", lambda: False)
     assert not job_context.on_terminal()
 
 
