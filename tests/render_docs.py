@@ -26,10 +26,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from skillgraft.analysis.claims import results
-from skillgraft.config import packages
+from skillgraft.config import packages, selectors
 from skillgraft.config.compose import plain, register, task_parts
 from skillgraft.config.keys import nested
-from skillgraft.config.schema import RunConfig, TaskConfig
+from skillgraft.config.schema import ClaimConfig, RunConfig, TaskConfig
 from skillgraft.config.validation import verbalizer
 from skillgraft.experiments.sweep import planned
 
@@ -103,6 +103,8 @@ def key_rows(schema: type, values: Mapping[str, Any], prefix: str) -> Iterator[d
     for entry in dataclasses.fields(schema):
         name = f"{prefix}{entry.name}"
         if entry.name in nested(schema):
+            if entry.name == "graft":  # made of the selectors' options: `selector_rows`
+                continue
             yield from key_rows(nested(schema)[entry.name], values[entry.name], f"{name}.")
             continue
         yield {
@@ -116,14 +118,35 @@ def key_rows(schema: type, values: Mapping[str, Any], prefix: str) -> Iterator[d
 def keys() -> str:
     """Return the tables of all keys, one per group."""
     values, docs = plain(composed([])), field_docs(RunConfig)
+    values["claim"] = dataclasses.asdict(ClaimConfig())  # what a sweep file's claim has by default
     groups = nested(RunConfig)
     rows = list(key_rows(RunConfig, values, ""))
     own = [row for row in rows if "." not in row["key"]]
     parts = [f"### The run's own keys\n\n{table(own)}"]
     for name, schema in groups.items():
-        inside = list(key_rows(schema, values[name], f"{name}."))
+        if name == "graft":
+            inside = selector_rows()
+        else:
+            inside = list(key_rows(schema, values[name], f"{name}."))
         parts.append(f"### `{name}`\n\n{docs[name]}\n\n{table(inside)}")
     return "\n\n".join(parts)
+
+
+def selector_rows() -> list[dict[str, str]]:
+    """Return a row per key of `graft`, with the selectors that read the key and the default of the first."""
+    rows: dict[str, dict[str, str]] = {}
+    for name in sorted(selectors.modules()):
+        file = packages.CONF / "graft" / f"{name}.yaml"
+        given = typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
+        schema = selectors.options_of(name)
+        values = {entry.name: given.get(entry.name) for entry in dataclasses.fields(schema)}
+        for row in key_rows(schema, values, "graft."):
+            known = rows.setdefault(row["key"], {**row, "selectors": ""})
+            known["selectors"] += f"{', ' * bool(known['selectors'])}`{name}`"
+    everybody = ", ".join(f"`{name}`" for name in sorted(selectors.modules()))
+    for row in rows.values():
+        row["selectors"] = "all" if row["selectors"] == everybody else row["selectors"]
+    return list(rows.values())
 
 
 # ---------------------------------------------------------------------------------------- options

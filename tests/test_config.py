@@ -74,7 +74,9 @@ def misspelt(name: str) -> str:
 def test_every_key_misspelt(name: str) -> None:
     wrong = misspelt(name)
     assert wrong not in KEYS
-    line = refused(f"{wrong}=1")
+    # only a sweep file has a claim
+    sweep = ["embedded=calibration"] if name.startswith("claim.") else []
+    line = refused(*sweep, f"{wrong}=1")
     assert f"'{wrong}'" in line
     assert f"Did you mean '{name}'?" in line
 

@@ -13,6 +13,7 @@ import pytest
 import render_docs
 from runs import grafts
 from skillgraft.analysis.claims import results
+from skillgraft.config import selectors
 from skillgraft.config.keys import nested
 from skillgraft.config.schema import RunConfig
 from skillgraft.evaluation.intervals import Interval
@@ -22,8 +23,12 @@ FILES = sorted(render_docs.RESULTS.glob("*.json"))
 
 
 def schemas(schema: type = RunConfig) -> list[type]:
-    """Return a dataclass of the schema and all that are inside it."""
-    return [schema, *(found for inner in nested(schema).values() for found in schemas(inner))]
+    """Return a dataclass of the schema and all that are inside it: of `graft` every selector's options."""
+    inside = [found for inner in nested(schema).values() for found in schemas(inner)]
+    if schema is RunConfig:
+        inside.remove(selectors.union())
+        inside += [selectors.options_of(name) for name in sorted(selectors.modules())]
+    return [schema, *inside]
 
 
 @pytest.mark.parametrize("name", render_docs.BLOCKS)
@@ -44,7 +49,11 @@ def test_a_readme_that_lacks_a_marker_is_refused(
 # ------------------------------------------------------------------------------------------- keys
 
 
-@pytest.mark.parametrize("schema", dict.fromkeys(schemas()), ids=lambda schema: schema.__name__)
+@pytest.mark.parametrize(
+    "schema",
+    dict.fromkeys(schemas()),
+    ids=lambda schema: f"{schema.__module__.rpartition('.')[2]}.{schema.__name__}",
+)
 def test_every_field_has_a_docstring_that_is_a_sentence(schema: type) -> None:
     docs = render_docs.field_docs(schema)
     assert list(docs) == [entry.name for entry in dataclasses.fields(schema)]

@@ -22,7 +22,10 @@ class SelectorOptions:
     named_by: ClassVar[str | None] = None  # the key whose value stands in the names of runs
 
     selector: str = MISSING
+    """How the region is chosen."""
     size_from: str | None = not_identity(None)
+    """A run, or a selector such as `learned`, whose region's size this region gets in place of
+    `sparsity`."""
 
 
 @dataclass
@@ -32,9 +35,17 @@ class MaskTrainingOptions(SelectorOptions):
     finds_size: ClassVar[bool] = True
 
     steps: int = between(0)
+    """Steps of mask training."""
     lr: float = between(0)
+    """The learning rate of the mask's scores."""
     batch_size: int = between(1)
+    """Training examples in one gradient."""
     examples_per_step: int = between(1)
+    """Training examples per step of mask training, or per pass of a gradient selector."""
     score_every: int | None = between(1, default=None)
+    """Steps between two evaluations of the rounded mask, of which the best is kept; null: the
+    last mask counts."""
     score_examples: int | None = between(1, default=None)
+    """Training examples in such an evaluation at most, beside all validation examples."""
     patience: int | None = between(1, default=None)
+    """Stop where the region has been the same for so many steps; null: never."""

@@ -20,9 +20,14 @@ class Options(SelectorOptions):
     """Where on the path g is taken, and of which examples."""
 
     path_points: int = between(1)
+    """Points of the straight path θ_pre → θ_ft at which gradients are taken."""
     greedy_rounds: int | None = between(1, default=None)
+    """Choose the region in so many rounds, each with the gradient at the graft so far; null:
+    along the path."""
     batch_size: int = between(1)
+    """Training examples in one gradient."""
     examples_per_step: int = between(1)
+    """Training examples per step of mask training, or per pass of a gradient selector."""
 
 
 def select(selection: Selection) -> Tensor:

@@ -27,8 +27,12 @@ class Options(SelectorOptions):
     reads_sparsity: ClassVar[bool] = False
 
     paths: list[str] = not_identity(list)  # the digests of the files are the identity
+    """Graft files or folders of runs; or tasks of `finetune.tasks`, which mean those tasks'
+    runs."""
     paths_selector: str | None = not_identity(None)
+    """The selector whose runs are meant where `graft.paths` names tasks."""
     combine: Combine = MISSING
+    """How several grafts become one: by union (the mean where they meet) or by intersection."""
 
 
 def check_options(options: Options) -> None:

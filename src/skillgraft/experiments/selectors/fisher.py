@@ -20,9 +20,13 @@ class Options(SelectorOptions):
     """Where on the path g is taken, and of which examples."""
 
     path_points: int = between(1)
+    """Points of the straight path θ_pre → θ_ft at which gradients are taken."""
     per_example: bool | None = None
+    """Square the gradient of each example rather than that of a batch; eight times the cost."""
     batch_size: int = between(1)
+    """Training examples in one gradient."""
     examples_per_step: int = between(1)
+    """Training examples per step of mask training, or per pass of a gradient selector."""
 
 
 def select(selection: Selection) -> Tensor:

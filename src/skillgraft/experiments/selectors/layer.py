@@ -25,6 +25,7 @@ class Options(SelectorOptions):
     named_by: ClassVar[str | None] = "layer"
 
     layer: str = MISSING  # its number, counted from 0
+    """The number of the transformer block, counted from 0."""
 
 
 def check(options: Options, theta_base: Mapping[str, Tensor]) -> None:

@@ -24,6 +24,7 @@ class Options(MaskTrainingOptions):
     """The options of mask training, and the bias inside of the sigmoid."""
 
     sigmoid_bias: float = MISSING
+    """The bias inside the sigmoid: the larger, the closer to the base region the mask starts."""
 
 
 def select(selection: Selection) -> Tensor:

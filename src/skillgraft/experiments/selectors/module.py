@@ -25,6 +25,7 @@ class Options(SelectorOptions):
     named_by: ClassVar[str | None] = "module"
 
     module: str = MISSING  # as `core.modules` names it
+    """The kind of module: query, key, value, attention output, MLP in, MLP out or LayerNorm."""
 
 
 def check(options: Options, theta_base: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,10 @@ class Options(MaskTrainingOptions):
     """The options of mask training, |M| at the start, and the strength of the penalty."""
 
     init_score: float = between(0)
+    """Absolute value of the mask's scores at the start: positive inside the base region,
+    negative outside."""
     l1_penalty: float = between(0)
+    """λ, the strength of the ℓ1 term on the mask."""
 
 
 def select(selection: Selection) -> Tensor:
