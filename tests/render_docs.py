@@ -124,11 +124,8 @@ def keys() -> str:
     own = [row for row in rows if "." not in row["key"]]
     parts = [f"### The run's own keys\n\n{table(own)}"]
     for name, schema in groups.items():
-        if name == "graft":
-            inside = selector_rows()
-        else:
-            inside = list(key_rows(schema, values[name], f"{name}."))
-        parts.append(f"### `{name}`\n\n{docs[name]}\n\n{table(inside)}")
+        inside = key_rows(schema, values[name], f"{name}.") if name != "graft" else selector_rows()
+        parts.append(f"### `{name}`\n\n{docs[name]}\n\n{table(list(inside))}")
     return "\n\n".join(parts)
 
 

@@ -10,13 +10,6 @@ from skillgraft.store import names as store_names
 from skillgraft.training import names as training_names
 
 PACKAGE = Path(skillgraft.__file__).parent
-# Modules that still spell names out; the list only gets shorter.
-STILL = {
-    "experiments/making.py",
-    "experiments/rerun.py",
-    "store/references.py",
-    "store/sequences.py",
-}
 
 
 def file_names(module: object) -> set[str]:
@@ -46,5 +39,5 @@ def test_a_file_name_is_spelled_in_one_place() -> None:
         if (names := spelled(file))
     }
     own = {"store/names.py", "training/names.py"}
-    assert {name: names for name, names in found.items() if name not in own | STILL} == {}
-    assert set(found) > own
+    assert {name: names for name, names in found.items() if name not in own} == {}
+    assert set(found) == own

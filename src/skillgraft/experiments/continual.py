@@ -12,6 +12,7 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.files import read_json
 from skillgraft.store import checksums, sequences
 from skillgraft.store.folders import Store
+from skillgraft.store.names import GRAFT, STATUS, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,20 +64,20 @@ def starting_point(cfg: RunConfig, classifier: Classifier) -> StartingPoint:
     if cfg.continual.carry is Carry.graft:
         from skillgraft.core.graft import Graft
 
-        grafts = [Graft.load(stage["folder"] / "graft.safetensors") for stage in before]
+        grafts = [Graft.load(stage["folder"] / GRAFT) for stage in before]
         for graft in grafts:
             graft.apply(classifier.model)
         reserved = torch.cat([graft.region() for graft in grafts]).unique()
     else:
         from safetensors.torch import load_file
 
-        last = read_json(before[-1]["folder"] / "status.json")
+        last = read_json(before[-1]["folder"] / STATUS)
         weights = Store(before[-1]["folder"].parent).finetuned(last["finetuned"])
         if not checksums.is_complete(weights):
             raise InputError(
                 f"continual.init_from={last['id']}: its fine-tuned weights are not in {weights}"
             )
-        classifier.restore(load_file(weights / "weights.safetensors"))
+        classifier.restore(load_file(weights / WEIGHTS))
     theta_pre = {n: p.detach().clone() for n, p in classifier.graftable.items()}
     if cfg.continual.carry is not Carry.graft:
         theta_base = theta_pre

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skillgraft.runtime.files import write_json
+from skillgraft.store.names import HISTORY
+from skillgraft.training.names import MASK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +33,8 @@ def train(selection: Selection, relaxed: RelaxedGraft) -> Tensor:
         )
     finally:
         relaxed.close()
-    write_json(selection.folder / "history.json", history)
-    (selection.folder / "mask.safetensors").unlink(missing_ok=True)
+    write_json(selection.folder / HISTORY, history)
+    (selection.folder / MASK).unlink(missing_ok=True)
     return chosen
 
 

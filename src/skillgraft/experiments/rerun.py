@@ -23,6 +23,16 @@ from skillgraft.runtime.errors import InputError
 from skillgraft.runtime.job import JobContext
 from skillgraft.store import checksums, identity, references
 from skillgraft.store.folders import Store
+from skillgraft.store.names import (
+    CONFIG,
+    GRAFT,
+    METRICS,
+    PROVENANCE,
+    RECORD,
+    STATUS,
+    TABLE,
+    VERDICT,
+)
 from skillgraft.tasks import loading
 
 MISSING = "nothing"
@@ -72,12 +82,12 @@ def runs_of_figure(figure: str, sweep: Path) -> list[Path]:
     """
     from skillgraft.store.sweep_records import jobs_of, run_ids
 
-    if not (sweep / "record.json").is_file():
+    if not (sweep / RECORD).is_file():
         raise InputError(f"{sweep}: no sweep; expected a folder STORE/sweeps/NAME")
-    record = files.read_json(sweep / "record.json")
+    record = files.read_json(sweep / RECORD)
     if (known := record["claim"]["name"]) != figure:
         raise InputError(f"--figure {figure}: the figure of {sweep.name} is {known or 'none'}")
-    if not (sweep / "table.csv").is_file():
+    if not (sweep / TABLE).is_file():
         raise InputError(f"{sweep}: not drawn yet; `grafts claims {sweep.parents[1]}` draws it")
     store = Store(sweep.parents[1])
     # those that failed are not in the figure either, and `conclude` counts them
@@ -86,7 +96,7 @@ def runs_of_figure(figure: str, sweep: Path) -> list[Path]:
         for name in run_ids(record, jobs_of(record))
         if checksums.is_complete(f := store.run(name))
     ]
-    judged = files.read_json(sweep / "verdict.json")["runs"]
+    judged = files.read_json(sweep / VERDICT)["runs"]
     if len(drawn) != judged:
         raise InputError(f"{sweep}: drawn from {judged} runs, of which the store has {len(drawn)}")
     return drawn
@@ -94,7 +104,7 @@ def runs_of_figure(figure: str, sweep: Path) -> list[Path]:
 
 def prepare(folder: Path, scratch: Store) -> ResolvedConfig:
     """Return a run's stored configuration for a scratch store. Raises InputError where it no longer fits."""
-    file = folder / "config.yaml"
+    file = folder / CONFIG
     try:
         merged = OmegaConf.merge(OmegaConf.structured(ResolvedConfig), OmegaConf.load(file))
     except OmegaConfBaseException as error:
@@ -126,7 +136,7 @@ def prepare(folder: Path, scratch: Store) -> ResolvedConfig:
 
 def environment(folder: Path) -> list[Difference]:
     """Return what differs between the versions, code and device of a run and those of today."""
-    facts = files.read_json(folder / "provenance.json")
+    facts = files.read_json(folder / PROVENANCE)
     return [
         *unequal("version of ", facts["versions"], provenance.versions()),
         *unequal("skillgraft's ", facts.get("code") or {}, provenance.code() or {}),
@@ -136,7 +146,7 @@ def environment(folder: Path) -> list[Difference]:
 
 def inputs(folder: Path, scratch: Store) -> list[Difference]:
     """Return the files, and the digests of rows, tokenizer and base weights, that have changed."""
-    facts = files.read_json(folder / "provenance.json")
+    facts = files.read_json(folder / PROVENANCE)
     # A file that is elsewhere now is no difference as long as the digests below are the same.
     there = {
         name: digest for name, digest in facts.get("files", {}).items() if Path(name).is_file()
@@ -180,7 +190,7 @@ def reproduce(
 
 def copy_finetuned(folder: Path, scratch: Store) -> None:
     """Copy a run's fine-tuned weights into the scratch store. Raises InputError where there are none."""
-    name = files.read_json(folder / "status.json")["finetuned"]
+    name = files.read_json(folder / STATUS)["finetuned"]
     source, target = Store(folder.parent).finetuned(name), scratch.finetuned(name)
     if not checksums.is_complete(source):
         raise InputError(f"--cached: no fine-tuned weights in {source}")
@@ -201,8 +211,8 @@ def differences(stored: Path, made: Path) -> list[Difference]:
     """Return every metric, prediction file, weight digest and identity value in which two runs differ."""
     from skillgraft.store.metric_names import flatten
 
-    old, new = (files.read_json(f / "status.json") for f in (stored, made))
-    metrics = [flatten(files.read_json(f / "metrics.json")) for f in (stored, made)]
+    old, new = (files.read_json(f / STATUS) for f in (stored, made))
+    metrics = [flatten(files.read_json(f / METRICS)) for f in (stored, made)]
     names = sorted({f.name for place in (stored, made) for f in place.glob("predictions*.parquet")})
     return [
         *unequal("", {"id": old["id"]}, {"id": new["id"]}),
@@ -232,8 +242,8 @@ def tensors(folder: Path) -> dict[str, str | None]:
     from skillgraft.core import digests as tensor_digests
     from skillgraft.core.graft import Graft
 
-    graft = Graft.load(folder / "graft.safetensors")
-    facts = files.read_json(folder / "provenance.json")
+    graft = Graft.load(folder / GRAFT)
+    facts = files.read_json(folder / PROVENANCE)
     return {
         "region": tensor_digests.digest(graft.indices),
         "grafted values": tensor_digests.digest(graft.values),
@@ -249,13 +259,13 @@ def redraw(sweep: Path, scratch: Store, names: Sequence[str]) -> tuple[Path, lis
 
     folder = scratch.sweeps / sweep.name
     folder.mkdir(parents=True)
-    record = files.read_json(sweep / "record.json")
+    record = files.read_json(sweep / RECORD)
     # no job folders: the runs are those that were made again
     record |= {"jobs": str(folder), "ids": [], "runs": list(names)}
-    files.write_json(folder / "record.json", record)
+    files.write_json(folder / RECORD, record)
     conclude(folder, record, collect.collect(scratch, record["runs"]))
-    verdicts = [cells(f / "verdict.json") for f in (sweep, folder)]
-    tables = [cells(f / "table.csv") for f in (sweep, folder)]
+    verdicts = [cells(f / VERDICT) for f in (sweep, folder)]
+    tables = [cells(f / TABLE) for f in (sweep, folder)]
     return folder, [*unequal("table.csv ", *tables), *unequal("verdict.json ", *verdicts)]
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skillgraft.runtime.files import read_json, write_json
+from skillgraft.store.names import SECONDS
 
 
 class StageTimer:
@@ -17,7 +18,7 @@ class StageTimer:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / "seconds.json"
+        self.file = folder / SECONDS
         earlier = read_json(self.file) if self.file.is_file() else {}
         self.seconds: dict[str, float] = earlier.get("seconds", {})
         self.attempts: int = earlier.get("attempts", 0) + 1

@@ -18,6 +18,7 @@ from skillgraft.store import hub_files
 from skillgraft.store.checksums import is_complete
 from skillgraft.store.folders import Store
 from skillgraft.store.identity import identify, outcome_of, region_of
+from skillgraft.store.names import METRICS, STATUS
 from skillgraft.store.sequences import stage
 from skillgraft.tasks.rows import SPLITS, TaskData
 
@@ -91,7 +92,7 @@ def initial_run(cfg: ResolvedConfig) -> str | None:
             raise InputError(
                 f"continual.init_from={cfg.continual.init_from}: no complete run of this name"
             )
-        if (model := read_json(found / "status.json")["model"]) != cfg.model.name:
+        if (model := read_json(found / STATUS)["model"]) != cfg.model.name:
             raise InputError(
                 f"continual.init_from={cfg.continual.init_from}: a run of another model, {model}"
             )
@@ -124,7 +125,7 @@ def matched_run(cfg: ResolvedConfig, data: TaskData) -> Path | None:
             raise InputError(
                 f"graft.size_from={match}: no complete run of this name in {store.root}"
             )
-        if (model := read_json(folder / "status.json")["model"]) != cfg.model.name:
+        if (model := read_json(folder / STATUS)["model"]) != cfg.model.name:
             raise InputError(f"graft.size_from={match}: a run of another model, {model}")
         return folder
     # a selector that has no size does not read `sparsity` either
@@ -142,7 +143,7 @@ def matched_run(cfg: ResolvedConfig, data: TaskData) -> Path | None:
 def matched_size(cfg: ResolvedConfig, data: TaskData) -> int | None:
     """Return the size of the region of the run that `graft.size_from` names, or None without one."""
     run = matched_run(cfg, data)
-    return None if run is None else int(read_json(run / "metrics.json")["region"]["size"])
+    return None if run is None else int(read_json(run / METRICS)["region"]["size"])
 
 
 def absolute_paths(cfg: ResolvedConfig) -> dict[str, str]:

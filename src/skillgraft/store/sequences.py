@@ -14,6 +14,7 @@ from skillgraft.runtime.digests import short_hash
 from skillgraft.runtime.errors import InputError
 from skillgraft.store.checksums import is_complete
 from skillgraft.store.folders import Store
+from skillgraft.store.names import CONFIG
 
 
 def base_digests(cfg: RunConfig) -> dict[str, str]:
@@ -54,7 +55,7 @@ def chain(cfg: RunConfig) -> list[dict[str, Any]]:
             raise InputError(
                 f"continual.init_from: {after}: no complete run, though a later stage names it"
             )
-        config = OmegaConf.load(folder / "config.yaml")
+        config = OmegaConf.load(folder / CONFIG)
         stages.append({"folder": folder, "task": config.task.name, "config": config})
         after = config.continual.init_from
     return stages[::-1]

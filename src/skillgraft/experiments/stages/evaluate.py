@@ -11,6 +11,7 @@ from skillgraft.experiments import baselines
 from skillgraft.experiments.stages.load import LoadedRun
 from skillgraft.experiments.stages.select import SelectedRun
 from skillgraft.runtime.files import write_json
+from skillgraft.store.names import GRAFT, METRICS, PREDICTIONS, TASK_PREDICTIONS
 
 if TYPE_CHECKING:
     from skillgraft.core.graft import Graft
@@ -33,7 +34,7 @@ def evaluate(selected: SelectedRun) -> EvaluatedRun:
 
     loaded = selected.finetuned.loaded
     cfg, rows, folder = loaded.inputs.cfg, loaded.inputs.rows, loaded.inputs.folder
-    selected.graft.save(folder / "graft.safetensors")
+    selected.graft.save(folder / GRAFT)
     predictions = predict_models(selected)
     own = predictions.pop(cfg.task.name)
     temperatures = scale_temperatures(loaded, own) if cfg.compare.temperature else {}
@@ -42,14 +43,14 @@ def evaluate(selected: SelectedRun) -> EvaluatedRun:
             splits[split] = joined(splits[split], groups)
     evaluation_set = loaded.evaluation_set
     metrics: dict[str, Any] = dict(compare(own, evaluation_set.labels(), cfg.task.metric))
-    evaluation_set.write(own, folder / "predictions.parquet")
+    evaluation_set.write(own, folder / PREDICTIONS)
     for name, models in predictions.items():
         for model, measured in measure_other_task(loaded, name, models, folder).items():
             metrics[model][f"tasks/{name}"] = measured
     if temperatures:
         metrics["temperature"] = temperatures
     metrics["region"] = region_metrics(selected.graft)
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
     return EvaluatedRun(selected, metrics, own)
 
 
@@ -97,7 +98,7 @@ def measure_other_task(
 
     examples = loaded.evaluation_sets[name]
     models = {model: {"test": splits["test"]} for model, splits in predictions.items()}
-    examples.write(models, folder / f"predictions-{name}.parquet")
+    examples.write(models, folder / TASK_PREDICTIONS.format(task=name))
     measured = compare(models, examples.labels(), examples.task.metric)
     return {model: splits["test"] for model, splits in measured.items()}
 

@@ -11,7 +11,8 @@ from skillgraft.experiments.stage_timer import StageTimer
 from skillgraft.experiments.stages.load import LoadedRun
 from skillgraft.runtime.files import read_json, write_json
 from skillgraft.store import checksums
-from skillgraft.store.names import MADE, SHARED
+from skillgraft.store.names import HISTORY, MADE, SHARED, WEIGHTS
+from skillgraft.training.names import BEST, RESUME
 
 if TYPE_CHECKING:
     from skillgraft.tracking.wandb_run import WandbRun
@@ -36,7 +37,7 @@ def finetune(loaded: LoadedRun, tracker: WandbRun, timer: StageTimer) -> FineTun
     with inputs.store.lock(f"finetuned-{name}"):
         if checksums.is_complete(folder):
             log.info("fine-tuned weights: taken from the store (%s)", name)
-            for row in read_json(folder / "history.json"):
+            for row in read_json(folder / HISTORY):
                 tracker.log(row)
             return FineTunedRun(loaded, folder, SHARED)
         log.info("fine-tuning: %d steps", inputs.cfg.finetune.steps)
@@ -61,14 +62,14 @@ def make_finetuned(loaded: LoadedRun, complete: Path, tracker: WandbRun) -> None
         tracker.log,
         bars=inputs.bars,
     )
-    write_tensors(folder / "weights.safetensors", classifier.trained(), {})
+    write_tensors(folder / WEIGHTS, classifier.trained(), {})
     after = loaded.predict_all_tasks()
     loaded.reset()
     before = loaded.predict_all_tasks()
     for name, examples in loaded.evaluation_sets.items():
         predictions = {"pretrained": before[name], "finetuned": after[name]}
         examples.write(predictions, folder / f"predictions{loaded.suffix(name)}.parquet")
-    write_json(folder / "history.json", done.history)
-    for scratch in ("resume.safetensors", "best.safetensors"):
+    write_json(folder / HISTORY, done.history)
+    for scratch in (RESUME, BEST):
         (folder / scratch).unlink(missing_ok=True)
     inputs.store.publish(folder, complete, {"best_step": done.best_step})

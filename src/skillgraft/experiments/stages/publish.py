@@ -17,6 +17,7 @@ from skillgraft.experiments.stages.finetune import FineTunedRun
 from skillgraft.runtime.files import write_json
 from skillgraft.runtime.seeds import derive
 from skillgraft.store import checksums
+from skillgraft.store.names import CONFIG, PROVENANCE, WEIGHTS
 
 
 def publish(evaluated: EvaluatedRun, timer: StageTimer) -> None:
@@ -27,8 +28,8 @@ def publish(evaluated: EvaluatedRun, timer: StageTimer) -> None:
     inputs = finetuned.loaded.inputs
     job = inputs.context.folder
     cfg, folder, identity = inputs.cfg, inputs.folder, inputs.identity
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    write_json(folder / "provenance.json", provenance_of(finetuned, timer))
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_json(folder / PROVENANCE, provenance_of(finetuned, timer))
     timer.file.unlink()
     if job is not None and job.is_dir():
         for handler in logging.getLogger().handlers:
@@ -68,7 +69,7 @@ def provenance_of(finetuned: FineTunedRun, timer: StageTimer) -> dict[str, Any]:
         # kept here, since the fine-tuned weights themselves can be freed
         "finetuned": {
             "name": inputs.identity.finetuned,
-            "weights": checksums.recorded(finetuned.folder).get("weights.safetensors"),
+            "weights": checksums.recorded(finetuned.folder).get(WEIGHTS),
         },
         "seed": cfg.seed,
         "seeds": {kind: derive(cfg.seed, kind, of) for kind, of in purposes.items()},

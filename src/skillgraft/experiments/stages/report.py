@@ -8,6 +8,7 @@ from skillgraft.evaluation.compared import MODELS
 from skillgraft.experiments.stages.evaluate import EvaluatedRun
 from skillgraft.runtime.files import write_json
 from skillgraft.store import metric_names
+from skillgraft.store.names import GRAFT, OVERLAP, OVERLAP_MAP, RELIABILITY
 
 if TYPE_CHECKING:
     from skillgraft.tracking.wandb_run import WandbRun
@@ -24,16 +25,16 @@ def report(evaluated: EvaluatedRun, tracker: WandbRun) -> None:
     task = inputs.cfg.task.name
     title = f"{task}, {inputs.identity.group}, seed {inputs.cfg.seed}"
     diagram = plots.save(
-        plots.reliability_diagram(tests, labels, title), folder / "figures" / "reliability.png"
+        plots.reliability_diagram(tests, labels, title), folder / "figures" / RELIABILITY
     )
     tracker.image("reliability", diagram)
     tracker.table("reliability_bins", tables.reliability_table(tests, labels))
     overlap, matrix = overlaps.overlaps_with_runs(graft, task, inputs.identity, inputs.store)
-    write_json(folder / "overlap.json", overlap)
+    write_json(folder / OVERLAP, overlap)
     if len(matrix) > 1:
         drawing = plots.heat_map(matrix, f"overlap (IoU), {inputs.identity.group}", "IoU")
-        tracker.image("overlap_map", plots.save(drawing, folder / "figures" / "overlap.png"))
+        tracker.image("overlap_map", plots.save(drawing, folder / "figures" / OVERLAP_MAP))
     values = metric_names.measured(evaluated.metrics, overlap)
     tracker.point(values)
     tracker.summarize(values)
-    tracker.graft(folder / "graft.safetensors", graft.meta)
+    tracker.graft(folder / GRAFT, graft.meta)

@@ -14,6 +14,8 @@ from skillgraft.experiments.selection import Selection
 from skillgraft.experiments.stages.finetune import FineTunedRun
 from skillgraft.experiments.stages.inputs import RunInputs
 from skillgraft.experiments.stages.load import LoadedRun
+from skillgraft.store.names import GRAFT, HISTORY, WEIGHTS
+from skillgraft.training.names import MASK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +40,7 @@ def select(finetuned: FineTunedRun, tracker: WandbRun) -> SelectedRun:
     from safetensors.torch import load_file
 
     loaded = finetuned.loaded
-    theta_pre, weights = loaded.start.theta_pre, load_file(finetuned.folder / "weights.safetensors")
+    theta_pre, weights = loaded.start.theta_pre, load_file(finetuned.folder / WEIGHTS)
     head = {n.removeprefix("head."): t for n, t in weights.items() if n.startswith("head.")}
     theta_finetuned = {name: weights[name] for name in theta_pre}
     loaded.classifier.restore({**theta_pre, **{f"head.{n}": t for n, t in head.items()}})
@@ -162,12 +164,12 @@ def graft_of_equivalent_run(inputs: RunInputs) -> Graft | None:
         return None
     folder = inputs.store.run(found)
     try:
-        graft = Graft.load(folder / "graft.safetensors")
-        if (folder / "history.json").is_file():
-            shutil.copy(folder / "history.json", inputs.folder)
+        graft = Graft.load(folder / GRAFT)
+        if (folder / HISTORY).is_file():
+            shutil.copy(folder / HISTORY, inputs.folder)
     except (GraftError, OSError) as error:  # altered, or just being replaced: make it here
         log.warning("region: not taken from %s (%s)", found, error)
         return None
     log.info("region: taken from %s", found)
-    (inputs.folder / "mask.safetensors").unlink(missing_ok=True)  # of a try that was killed
+    (inputs.folder / MASK).unlink(missing_ok=True)  # of a try that was killed
     return replace(graft, meta={**graft.meta, "run": inputs.identity.id})
