@@ -28,7 +28,7 @@ BASELINES = {
     "training inside the region": ("experiments", r"def \w*inside\w*", r"compare\.inside\w*"),
     "BitFit": ("training", r"Train\w*\.bias"),
     "LoRA": ("training", r"peft\.LoraConfig"),
-    "proximal ℓ1 step": ("training", r"def (proximal_step|pull_back)"),
+    "proximal ℓ1 step": ("training", r"def (proximal_step|proximal_step)"),
 }
 METRICS = {
     "accuracy": ("evaluation", r'"accuracy"'),

@@ -97,7 +97,7 @@ def test_entries_come_back_to_where_they_were(tmp_path: Path, step: int) -> None
     off = threshold * torch.linspace(-3, 3, 36).view(6, 6)
     with torch.no_grad():
         tiny.layer.weight += off
-    module.pull_back()
+    module.proximal_step()
     near = off.abs() < 0.99 * threshold
     assert torch.equal(tiny.layer.weight[near], start.layer.weight[near])
     assert torch.equal(tiny.layer.bias, start.layer.bias)

@@ -152,25 +152,25 @@ def test_empty_layout() -> None:
     values=st.lists(st.integers(-3, 3), max_size=40),
     count=st.integers(0, 45),
     cuts=st.lists(st.integers(1, 7), min_size=1),
-    barred=st.sets(st.integers(0, 39)),
+    excluded=st.sets(st.integers(0, 39)),
     guess=st.none() | st.integers(-4, 4),
 )
-def test_largest_reads_a_stream(values, count, cuts, barred, guess) -> None:
+def test_largest_reads_a_stream(values, count, cuts, excluded, guess) -> None:
     """Whatever the parts and the guess: what sorting all at once gives."""
     flat, sizes = torch.tensor(values).float(), []
     while sum(sizes) < len(values):
         sizes.append(min(cuts[len(sizes) % len(cuts)], len(values) - sum(sizes)))
-    barred = {index for index in barred if index < len(values)}
+    excluded = {index for index in excluded if index < len(values)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(top_k, "CHUNK", 3)  # so that candidates are sifted on the way
         found = top_k.top_k_of_parts(
             lambda: flat.split(sizes),
             len(values),
             count,
-            torch.tensor(sorted(barred), dtype=torch.int64),
+            torch.tensor(sorted(excluded), dtype=torch.int64),
             None if guess is None else torch.tensor(float(guess)),
         )
-    free = [index for index in range(len(values)) if index not in barred]
+    free = [index for index in range(len(values)) if index not in excluded]
     wanted = sorted(sorted(free, key=lambda index: (-values[index], index))[:count])
     assert found.tolist() == wanted
 

@@ -254,17 +254,17 @@ def test_one_round_is_the_first_order_effect_at_the_pretrained_model() -> None:
 @given(
     count=st.integers(0, 14),
     rounds=st.integers(1, 20),
-    barred=st.sets(st.integers(0, 13), max_size=10),
+    excluded=st.sets(st.integers(0, 13), max_size=10),
 )
-def test_greedy_has_the_asked_size_and_leaves_what_is_barred(count, rounds, barred) -> None:
-    count = min(count, 14 - len(barred))
+def test_greedy_has_the_asked_size_and_leaves_what_is_barred(count, rounds, excluded) -> None:
+    count = min(count, 14 - len(excluded))
     bowl = planted(PLANTED)
-    taken = torch.tensor(sorted(barred), dtype=torch.int64)
+    taken = torch.tensor(sorted(excluded), dtype=torch.int64)
     chosen = gradient_scores.greedy(bowl.flat, bowl.losses, count, rounds, taken).tolist()
     assert len(chosen) == len(set(chosen)) == count
     assert chosen == sorted(chosen)
-    assert not set(chosen) & barred
-    if count <= len(wanted := set(PLANTED) - barred):
+    assert not set(chosen) & excluded
+    if count <= len(wanted := set(PLANTED) - excluded):
         assert set(chosen) <= wanted  # all else is worth nothing
 
 
@@ -306,13 +306,13 @@ def test_whole_parts() -> None:
 @given(
     values=st.lists(st.integers(-3, 3), min_size=1, max_size=20),
     count=st.integers(0, 25),
-    barred=st.sets(st.integers(0, 19)),
+    excluded=st.sets(st.integers(0, 19)),
 )
-def test_top_of_what_is_not_barred(values: list[int], count: int, barred: set[int]) -> None:
-    barred = {i for i in barred if i < len(values)}
-    free = [i for i in range(len(values)) if i not in barred]
+def test_top_of_what_is_not_barred(values: list[int], count: int, excluded: set[int]) -> None:
+    excluded = {i for i in excluded if i < len(values)}
+    free = [i for i in range(len(values)) if i not in excluded]
     expected = sorted(sorted(free, key=lambda i: (-values[i], i))[:count])
-    taken = torch.tensor(sorted(barred), dtype=torch.int64)
+    taken = torch.tensor(sorted(excluded), dtype=torch.int64)
     assert top_k.top_k(torch.tensor(values).float(), count, taken).tolist() == expected
     drawn = regions.at_random(len(values), count, 5, taken).tolist()
     assert len(drawn) == len(set(drawn)) == min(count, len(free))

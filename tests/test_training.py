@@ -29,9 +29,10 @@ from skillgraft.tasks.encoder import Encoded
 from skillgraft.training import mask_training, resumable
 from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.checkpoints import Progress, write_tensors
-from skillgraft.training.fine_tuning import FineTuning, finetune, lr_factor, make_optimizer
+from skillgraft.training.fine_tuning import FineTuning, finetune
 from skillgraft.training.mask_batches import MaskBatches
 from skillgraft.training.mask_training import learn_mask
+from skillgraft.training.optimizer import lr_factor, make_optimizer
 
 
 def examples(n: int) -> list[Encoded]:

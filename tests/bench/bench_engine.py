@@ -51,8 +51,9 @@ from skillgraft.tasks.batches import Batch, collate, to_device
 from skillgraft.tasks.encoder import Encoded
 from skillgraft.training import distributed
 from skillgraft.training.batches import TrainingTask
-from skillgraft.training.fine_tuning import FineTuning, make_optimizer
+from skillgraft.training.fine_tuning import FineTuning
 from skillgraft.training.mask_training import MaskTraining
+from skillgraft.training.optimizer import make_optimizer
 from skillgraft.training.trainer import fit, make_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

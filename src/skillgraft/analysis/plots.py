@@ -165,51 +165,68 @@ def curves(
     for axis, task in zip(grid, tasks, strict=False):
         part = rows[rows["task"] == task]
         placed = part[part["x"] > 0] if logarithmic else part
-        sns.lineplot(
-            placed.assign(**{hue: placed[hue].astype(str)}),
-            x="x",
-            y=value,
-            hue=hue,
-            hue_order=kinds,
-            style=hue,
-            style_order=kinds,
-            markers=True,
-            dashes=False,
-            palette=list(islice(cycle(PALETTE), len(kinds))),  # the markers differ as well
-            errorbar=interval,
-            err_style="bars",
-            err_kws={"elinewidth": 1, "capsize": 2},  # seen apart where several lie at one x
-            ax=axis,
-            legend=task == tasks[0],
-        )
+        draw_curves(axis, placed, value, hue, kinds)
         for level, style in zip(levels, (":", "--"), strict=False):
             axis.axhline(part[level].mean(), color="#666666", linewidth=0.9, linestyle=style)
         below = f"{across} (empty regions not shown)" if missing else across
         axis.set(title=task, xlabel=below, ylabel=label(part) if callable(label) else label)
         if logarithmic:
-            low, high = positive.min(), positive.max()
-            axis.set(
-                xscale="log",
-                xlim=(
-                    10 ** math.floor(math.log10(low)) / 1.3,
-                    10 ** math.ceil(math.log10(high)) * 1.3,
-                ),
-            )
-            axis.xaxis.set_minor_formatter(NullFormatter())  # whole decades say enough
+            show_decades(axis, positive.min(), positive.max())
         elif (rows["x"] % 1 == 0).all():
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in list(grid):  # of a last line that is not full
         axis.set_visible(False)
+    add_legend(figure, levels, hue)
+    return figure
+
+
+def draw_curves(axis: Axes, rows: pd.DataFrame, value: str, hue: str, kinds: Sequence[str]) -> None:
+    """Draw one curve per value of a column, with the interval over seeds at each point.
+
+    Args:
+        axis: where to draw.
+        rows: one row per run, with the columns `x`, `value` and `hue`.
+        value: the column on the vertical axis.
+        hue: the column whose values have a curve each.
+        kinds: all values of `hue` in the figure, in the order of their colors.
+    """
+    sns.lineplot(
+        rows.assign(**{hue: rows[hue].astype(str)}),
+        x="x",
+        y=value,
+        hue=hue,
+        hue_order=kinds,
+        style=hue,
+        style_order=kinds,
+        markers=True,
+        dashes=False,
+        palette=list(islice(cycle(PALETTE), len(kinds))),  # the markers differ as well
+        errorbar=interval,
+        err_style="bars",
+        err_kws={"elinewidth": 1, "capsize": 2},  # seen apart where several lie at one x
+        ax=axis,
+        legend=axis is axis.figure.axes[0],
+    )
+
+
+def show_decades(axis: Axes, low: float, high: float) -> None:
+    """Give an axis a logarithmic scale of whole decades around its values."""
+    lowest, highest = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+    axis.set(xscale="log", xlim=(lowest / 1.3, highest * 1.3))
+    axis.xaxis.set_minor_formatter(NullFormatter())  # whole decades say enough
+
+
+def add_legend(figure: Figure, levels: Sequence[str], title: str) -> None:
+    """Put the first panel's legend beside the figure, with the lines of models without a region."""
     first = figure.axes[0]
-    for level, style in zip(levels, (":", "--"), strict=False):  # for the legend
+    for level, style in zip(levels, (":", "--"), strict=False):
         model = level.split("/")[0]
         label = MODELS.get(model, model)
         first.plot([], [], color="#666666", linewidth=0.9, linestyle=style, label=label)
     handles, labels = first.get_legend_handles_labels()
     if (legend := first.get_legend()) is not None:
         legend.remove()
-    figure.legend(handles, labels, loc="outside right upper", title=hue, fontsize=8)
-    return figure
+    figure.legend(handles, labels, loc="outside right upper", title=title, fontsize=8)
 
 
 def bars(rows: pd.DataFrame, columns: Mapping[str, str], label: str) -> Figure:

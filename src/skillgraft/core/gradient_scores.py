@@ -83,7 +83,7 @@ def fisher(flat: FlatModel, losses: Pass, points: int) -> Tensor:
 
 
 def greedy(
-    flat: FlatModel, losses: Pass, count: int, rounds: int, barred: Tensor | None = None
+    flat: FlatModel, losses: Pass, count: int, rounds: int, excluded: Tensor | None = None
 ) -> Tensor:
     """Return the flat indices of `count` parameters, chosen in rounds by the largest −g ⊙ Δ.
 
@@ -95,10 +95,10 @@ def greedy(
         losses: a function that yields the losses of the batches, each time from the first.
         count: how many parameters are chosen, at least 0.
         rounds: in how many rounds, at least 1.
-        barred: flat indices that must not be chosen, (m,) int64.
+        excluded: flat indices that must not be chosen, (m,) int64.
     """
     chosen = torch.zeros(flat.layout.total, dtype=torch.bool, device=flat.theta.device)  # γ, (n,)
-    never = torch.zeros(0, dtype=torch.int64) if barred is None else barred
+    never = torch.zeros(0, dtype=torch.int64) if excluded is None else excluded
     for number in range(1, rounds + 1):
         here = chosen.nonzero().view(-1)
         wanted = round(count * number / rounds) - here.numel()

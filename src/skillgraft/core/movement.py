@@ -16,12 +16,12 @@ def base_region(
     finetuned: Mapping[str, Tensor],
     pretrained: Mapping[str, Tensor],
     count: int,
-    barred: Tensor | None = None,
+    excluded: Tensor | None = None,
 ) -> Tensor:
     """Return the sorted flat indices of the `count` largest |Δ|, over all tensors together.
 
     One threshold holds for all tensors, so that each layer's share of γ_base follows from its movement.
-    `barred` are flat indices that are excluded. |Δ| is computed chunk by chunk and never stored.
+    `excluded` are flat indices that are excluded. |Δ| is computed chunk by chunk and never stored.
     """
     sizes = chunk_sizes(next(iter(pretrained.values())))
     total = sum(p.numel() for p in pretrained.values())
@@ -40,5 +40,5 @@ def base_region(
         ]
     )
     return top_k.top_k_of_parts(
-        parts, total, count, barred, top_k.lower_bound(sample, count, total)
+        parts, total, count, excluded, top_k.lower_bound(sample, count, total)
     )

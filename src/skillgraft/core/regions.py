@@ -13,15 +13,15 @@ def region_size(sparsity: float, graftable: int) -> int:
     return round(sparsity * graftable)
 
 
-def at_random(total: int, count: int, seed: int, barred: Tensor | None = None) -> Tensor:
+def at_random(total: int, count: int, seed: int, excluded: Tensor | None = None) -> Tensor:
     """Return `count` sorted indices below `total`, drawn uniformly without replacement.
 
-    `barred` are indices that are excluded.
+    `excluded` are indices that are excluded.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(total, generator=generator)
-    if barred is not None and barred.numel():
-        order = order[~torch.isin(order, barred.cpu())]
+    if excluded is not None and excluded.numel():
+        order = order[~torch.isin(order, excluded.cpu())]
     return order[:count].sort().values
 
 

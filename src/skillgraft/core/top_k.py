@@ -11,16 +11,16 @@ from torch import Tensor
 CHUNK = 1 << 18  # elements that a core processes at once: 1 MiB of float32 fits its cache
 
 
-def top_k(values: Tensor, count: int, barred: Tensor | None = None) -> Tensor:
+def top_k(values: Tensor, count: int, excluded: Tensor | None = None) -> Tensor:
     """Return the sorted flat indices of the `count` largest values; ties go to the lower index.
 
-    `barred` are flat indices that are excluded. Differs from the authors' code, whose strict > at the
+    `excluded` are flat indices that are excluded. Differs from the authors' code, whose strict > at the
     k-th largest value keeps k − 1 parameters, loses every tie with the k-th, and fails for k = 0.
     """
     sample = values[:: sample_stride(values.numel())]
     total = values.numel()
     return top_k_of_parts(
-        lambda: values.split(CHUNK), total, count, barred, lower_bound(sample, count, total)
+        lambda: values.split(CHUNK), total, count, excluded, lower_bound(sample, count, total)
     )
 
 
@@ -45,7 +45,7 @@ def top_k_of_parts(
     parts: Callable[[], Iterable[Tensor]],
     total: int,
     count: int,
-    barred: Tensor | None = None,
+    excluded: Tensor | None = None,
     least: Tensor | None = None,
 ) -> Tensor:
     """Return what `top_k` does for `total` values that are not all in memory: `parts` yields them in order.
@@ -57,19 +57,19 @@ def top_k_of_parts(
         parts: a function that yields the values in order, each time from the first; each part is (m,).
         total: the number of all values.
         count: how many indices are returned, at most.
-        barred: indices that must not be chosen, (b,) int64 in any order.
+        excluded: indices that must not be chosen, (b,) int64 in any order.
         least: a guess of a value that more than `count` values are above, a scalar tensor.
     """
     room = min(total, 2 * count + CHUNK)
-    chosen = _one_pass(parts(), room, count, barred, least)
+    chosen = _one_pass(parts(), room, count, excluded, least)
     # the guess was too high: start again without one
     if least is not None and chosen.numel() < count:
-        return _one_pass(parts(), room, count, barred, None)
+        return _one_pass(parts(), room, count, excluded, None)
     return chosen
 
 
 def _one_pass(
-    parts: Iterable[Tensor], room: int, count: int, barred: Tensor | None, least: Tensor | None
+    parts: Iterable[Tensor], room: int, count: int, excluded: Tensor | None, least: Tensor | None
 ) -> Tensor:
     """Return the indices of the `count` largest values above `least`, in one pass over the parts.
 
@@ -77,12 +77,12 @@ def _one_pass(
         parts: the values in order, each part (m,).
         room: the number of candidates in memory: more than `count`, or all values.
         count: how many indices are returned, at most.
-        barred: indices that must not be chosen, (b,) int64 in any order.
+        excluded: indices that must not be chosen, (b,) int64 in any order.
         least: values at or below it are not looked at, a scalar tensor; None: all are.
     """
     if count <= 0:
         return torch.empty(0, dtype=torch.int64)
-    barred = None if barred is None else barred.cpu().sort().values
+    excluded = None if excluded is None else excluded.cpu().sort().values
     # one allocation for all candidates: many small ones between the parts would fragment the heap
     value, index = torch.empty(0), torch.empty(0, dtype=torch.int64)
     held, start = 0, 0
@@ -90,9 +90,9 @@ def _one_pass(
         if not value.numel():
             value, index = part.new_empty(room), index.new_empty(room, device=part.device)
         inside = torch.ones_like(part, dtype=torch.bool) if least is None else part > least
-        if barred is not None:
-            first, last = torch.searchsorted(barred, torch.tensor([start, start + part.numel()]))
-            inside[barred[first:last].to(part.device) - start] = False
+        if excluded is not None:
+            first, last = torch.searchsorted(excluded, torch.tensor([start, start + part.numel()]))
+            inside[excluded[first:last].to(part.device) - start] = False
         here = true_indices(inside)
         while here.numel():
             new = here[: room - held]

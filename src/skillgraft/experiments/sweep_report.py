@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skillgraft.analysis.claims import results
-from skillgraft.analysis.claims.judging import conclude
 from skillgraft.config import choices
 from skillgraft.runtime import leases
 from skillgraft.runtime.errors import InputError
@@ -27,6 +25,7 @@ log = logging.getLogger(__name__)
 def report(folder: Path, record: Mapping[str, Any]) -> None:
     """Judge and show a sweep's claim, and log the sweep: what of it there is to be done."""
     from skillgraft.analysis import collect
+    from skillgraft.analysis.claims.judging import conclude
 
     claimed = record["claim"]["name"] is not None
     logged = record["logger"]["mode"] != choices.Mode.none
@@ -97,6 +96,8 @@ def show(name: str, outcome: ClaimResult) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+
+    from skillgraft.analysis.claims import results
 
     records = [statement.record() for statement in outcome.statements]
     lines = results.statement_rows([{"sweep": name, "statements": records}])

@@ -56,10 +56,47 @@ def identify(cfg: ResolvedConfig, data: TaskData, size: int | None = None) -> Id
         files = [file_digest(graft_file(path)) for path in paths]
         digests["grafts"] = short_hash({"files": files})
         origins = [made_of(graft_meta(graft_file(path))) for path in paths]
-    values = {**base_values(cfg), **{f"digest.{k}": v for k, v in digests.items()}}
+    values = identifying_values(cfg, data, digests)
     if size is not None:
         values[SIZE_KEY] = size
-    own: tuple[str, ...] = ("task.", "digest.data")
+
+    def without(*prefixes: str) -> dict[str, Any]:
+        return {name: v for name, v in values.items() if not name.startswith(prefixes)}
+
+    beside, own = "compare.", ("task.", "digest.data")
+    mixture = own if cfg.finetune.tasks else ()
+    drawn = ("seed", "digest.data", SIZE_KEY, "digest.after", "digest.mixture", "digest.grafts")
+    # a region of another size than the requested one is another setting, whatever its size
+    matched = {"matched": size is not None}
+    made = {"grafts": origins} if origins else {}
+    trained = {"train": data.training_digest()}
+    name = f"{cfg.task.name}-{cfg.model.name}-{described(cfg)}"
+    whole = short_hash(values)
+    return Identity(
+        id=f"{name}-seed{cfg.seed}-{whole}",
+        group=name,
+        hash=whole,
+        finetuned=short_hash(without("graft.", "sparsity", beside, "digest.grafts", *mixture)),
+        same_but_task=short_hash(
+            {
+                **without(*own, SIZE_KEY, beside, "digest.after"),
+                **(matched if size is not None else {}),
+            }
+        ),
+        same_but_selector=short_hash(without("graft.", beside)),
+        same_but_seed=short_hash({**without(*drawn), **matched, **made}),
+        region=short_hash(without(beside)),
+        same_outcome=short_hash({**without(beside, "digest.data", "task.ood"), **trained}),
+        stage=stage(cfg, [*(c["task"] for c in chain(cfg)), cfg.task.name]),
+        digests=digests,
+    )
+
+
+def identifying_values(
+    cfg: ResolvedConfig, data: TaskData, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return all that can change a run's result, by name: keys of the configuration, and digests."""
+    values = {**base_values(cfg), **{f"digest.{k}": v for k, v in digests.items()}}
     if cfg.continual.init_from is not None:
         before = read_json(Path(cfg.continual.init_from) / STATUS)
         rows = {name: part.digest() for name, part in data.others.items()}
@@ -71,47 +108,7 @@ def identify(cfg: ResolvedConfig, data: TaskData, size: int | None = None) -> Id
         rows[cfg.task.name] = data.digest()
         mixed = {name: [definition(tasks[name]), rows[name]] for name in cfg.finetune.tasks}
         values["digest.mixture"] = short_hash(mixed)
-
-    def without(*prefixes: str) -> dict[str, Any]:
-        return {name: v for name, v in values.items() if not name.startswith(prefixes)}
-
-    beside = "compare."
-    name = f"{cfg.task.name}-{cfg.model.name}-{described(cfg)}"
-    whole = short_hash(values)
-    mixture = own if cfg.finetune.tasks else ()
-    return Identity(
-        id=f"{name}-seed{cfg.seed}-{whole}",
-        group=name,
-        hash=whole,
-        finetuned=short_hash(without("graft.", "sparsity", beside, "digest.grafts", *mixture)),
-        same_but_task=short_hash(
-            {
-                **without(*own, SIZE_KEY, beside, "digest.after"),
-                **({"matched": True} if size is not None else {}),  # of another size than asked
-            }
-        ),
-        same_but_selector=short_hash(without("graft.", beside)),
-        same_but_seed=short_hash(
-            {
-                **without(
-                    "seed",
-                    "digest.data",
-                    SIZE_KEY,
-                    "digest.after",
-                    "digest.mixture",
-                    "digest.grafts",
-                ),
-                "matched": size is not None,
-                **({"grafts": origins} if origins else {}),
-            }
-        ),
-        region=short_hash(without(beside)),
-        same_outcome=short_hash(
-            {**without(beside, "digest.data", "task.ood"), "train": data.training_digest()}
-        ),
-        stage=stage(cfg, [*(c["task"] for c in chain(cfg)), cfg.task.name]),
-        digests=digests,
-    )
+    return values
 
 
 def region_of(run: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from skillgraft.config.choices import LRSchedule, Optimizer, Strategy
-from skillgraft.config.schema import FinetuneConfig, RunConfig
+from skillgraft.config.choices import Strategy
+from skillgraft.config.schema import RunConfig
 from skillgraft.evaluation.metrics import measure
 from skillgraft.evaluation.predict import predict
 from skillgraft.models.classifier import Classifier
@@ -29,19 +29,12 @@ from skillgraft.tasks.batches import Batch
 from skillgraft.training import distributed, names
 from skillgraft.training.batches import Batches, TrainingTask
 from skillgraft.training.checkpoints import Progress, write_tensors
+from skillgraft.training.optimizer import lr_factor, make_optimizer
 from skillgraft.training.resumable import Log, Resumable
 from skillgraft.training.trainable import trainable
 from skillgraft.training.trainer import fit, make_trainer
 
 LOG_EVERY = 10  # steps whose mean loss is one entry of the history
-
-
-def lr_factor(schedule: LRSchedule, step: int, steps: int) -> float:
-    """Return the factor of the learning rate at a step, in [0, 1]: constant, or falling linearly to 0.
-
-    The authors' code has a constant learning rate for SGD, and a linear schedule for AdamW.
-    """
-    return 1.0 if schedule is LRSchedule.constant else 1.0 - step / max(1, steps)
 
 
 class FineTuning(Resumable):
@@ -150,7 +143,7 @@ class FineTuning(Resumable):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """End a step: log the loss, and on schedule evaluate, keep the best model, and save a checkpoint."""
-        self.pull_back()
+        self.proximal_step()
         self.progress.step += 1
         step, last = self.progress.step, self.progress.step == self.cfg.finetune.steps
         if step % LOG_EVERY == 0 or last:
@@ -164,7 +157,7 @@ class FineTuning(Resumable):
             self.save()
 
     @torch.no_grad()
-    def pull_back(self) -> None:
+    def proximal_step(self) -> None:
         """Apply the proximal step of the penalty l1 · ‖θ − θ_start‖₁, and restore fixed parameters.
 
             θ ← θ_start + sign(θ − θ_start) ⊙ max(|θ − θ_start| − lr · l1, 0)
@@ -261,25 +254,6 @@ class FineTuning(Resumable):
         """Copy stored tensors, by name, into the trained parameters."""
         for name, parameter in self.named.items():
             parameter.copy_(tensors[name])
-
-
-def make_optimizer(cfg: FinetuneConfig, named: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Return SGD or AdamW, with one group of parameters for each learning rate and weight decay.
-
-    Biases and LayerNorms (all vectors) have no weight decay, as in LM-BFF. A new head may have a learning
-    rate of its own.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in named.items():
-        lr = cfg.head_lr if name.startswith("head.") and cfg.head_lr is not None else cfg.lr
-        decay = cfg.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((lr, decay), []).append(parameter)
-    options = [
-        {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
-        for (lr, decay), parameters in groups.items()
-    ]
-    kind = torch.optim.AdamW if cfg.optimizer is Optimizer.adamw else torch.optim.SGD
-    return kind(options, lr=cfg.lr)
 
 
 def finetune(

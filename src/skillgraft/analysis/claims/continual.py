@@ -21,6 +21,31 @@ from skillgraft.runtime.errors import InputError
 
 def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
+    long = forgetting(rows)
+    columns = {
+        "parameters": "parameters",
+        "then": "right after",
+        "now": "at the end",
+        "forgotten": "forgotten",
+    }
+    return ClaimResult(
+        statements(long),
+        table(long, ["mode", "stage_number", "task"], columns),
+        lambda: plots.bars(
+            long.pivot_table(
+                index=["seed", "task"], columns="mode", values="forgotten"
+            ).reset_index(),
+            {"graft": "grafting", "finetuned": "plain sequential"},
+            "score forgotten by the end",
+        ),
+    )
+
+
+def forgetting(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per sequence, seed and task: its score right after its stage, and at the end.
+
+    Raises InputError where no run starts from another run's end.
+    """
     rows = rows.assign(
         take=option(rows, "continual.carry", "graft"),
         sequence=rows["stage"].str.partition(":")[2],
@@ -46,54 +71,35 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
                           "parameters": run["region/size"], "stage_number": run["stage_number"]})  # fmt: skip
     if not found:
         raise InputError("no run of this sweep starts from another's end (continual.tasks)")
-    long = pd.DataFrame(found)
-    grafted, plain = (
-        long[(long["mode"] == mode) & ~long["last"]] for mode in ("graft", "finetuned")
-    )
-    kept, lost = by_seed(grafted, "forgotten"), by_seed(plain, "forgotten")
-    memory = long[long["mode"] == "graft"].groupby("seed")["parameters"].sum()
-    return ClaimResult(
-        [
-            ClaimStatement(
-                "forgotten by the end, grafting in sequence", "0.015 (QNLI)", kept, high=0.015
-            ),
-            ClaimStatement("forgotten by the end, plain sequential", "0.20 (QNLI)", lost),
-            ClaimStatement(
-                "plain − grafting",
-                "> 0",
-                {s: lost[s] - v for s, v in kept.items() if s in lost},
-                low=0,
-            ),
-            ClaimStatement(
-                "final score, grafting − plain, mean of tasks",
-                "> 0",
-                {
-                    s: v - by_seed(long[long["mode"] == "finetuned"], "now").get(s, math.nan)
-                    for s, v in by_seed(long[long["mode"] == "graft"], "now").items()
-                },
-                low=0,
-            ),
-            ClaimStatement(
-                "parameters stored in all, grafting",
-                "T·s·n",
-                {int(str(s)): float(v) for s, v in memory.items()},
-            ),
-        ],
-        table(
-            long,
-            ["mode", "stage_number", "task"],
-            {
-                "parameters": "parameters",
-                "then": "right after",
-                "now": "at the end",
-                "forgotten": "forgotten",
-            },
+    return pd.DataFrame(found)
+
+
+def statements(long: pd.DataFrame) -> list[ClaimStatement]:
+    """Return what the paper says of forgetting, with what was measured."""
+    grafted, plain = (long[long["mode"] == mode] for mode in ("graft", "finetuned"))
+    kept, lost = (by_seed(part[~part["last"]], "forgotten") for part in (grafted, plain))
+    final, final_plain = (by_seed(part, "now") for part in (grafted, plain))
+    memory = grafted.groupby("seed")["parameters"].sum()
+    return [
+        ClaimStatement(
+            "forgotten by the end, grafting in sequence", "0.015 (QNLI)", kept, high=0.015
         ),
-        lambda: plots.bars(
-            long.pivot_table(
-                index=["seed", "task"], columns="mode", values="forgotten"
-            ).reset_index(),
-            {"graft": "grafting", "finetuned": "plain sequential"},
-            "score forgotten by the end",
+        ClaimStatement("forgotten by the end, plain sequential", "0.20 (QNLI)", lost),
+        ClaimStatement(
+            "plain − grafting",
+            "> 0",
+            {s: lost[s] - v for s, v in kept.items() if s in lost},
+            low=0,
         ),
-    )
+        ClaimStatement(
+            "final score, grafting − plain, mean of tasks",
+            "> 0",
+            {s: v - final_plain.get(s, math.nan) for s, v in final.items()},
+            low=0,
+        ),
+        ClaimStatement(
+            "parameters stored in all, grafting",
+            "T·s·n",
+            {int(str(s)): float(v) for s, v in memory.items()},
+        ),
+    ]

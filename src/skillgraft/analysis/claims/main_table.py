@@ -24,6 +24,9 @@ from skillgraft.analysis.claims.statements import (
 from skillgraft.analysis.labels import metric_label
 from skillgraft.config.schema import ClaimConfig
 
+# By kind of task: the graft's score less the fine-tuned one's, ECE saved, and agreement.
+PAPER = {"single": (-0.007, 0.050, 0.93), "pair": (-0.034, 0.096, 0.86)}
+
 
 def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """The graft against the fine-tuned model: score, ECE, agreement, on single sentences and on pairs."""
@@ -36,36 +39,16 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         .str.contains("*b*", regex=False)
         .map({True: "pair", False: "single"}),
     )
-    paper = {"single": (-0.007, 0.050, 0.93), "pair": (-0.034, 0.096, 0.86)}
-    statements, notes = [], []
     groups = [
         (str(kind), level, part)
         for kind, of in rows.groupby("kind", sort=False)
         for level, part in levels(of)
     ]
-    for kind, level, part in groups:
-        score, ece, agreement = paper[kind]
-        statements += [
-            ClaimStatement(
-                f"{kind}: graft − fine-tuned score{level}",
-                f"{score}",
-                by_seed(part, "gap"),
-                low=score,
-            ),
-            ClaimStatement(
-                f"{kind}: ECE, fine-tuned − graft{level}",
-                f"{ece}",
-                by_seed(part, "less"),
-                low=ece,
-            ),
-            ClaimStatement(
-                f"{kind}: agreement{level}",
-                f"{agreement}",
-                by_seed(part, "graft/test/agreement"),
-                low=agreement,
-            ),
-        ]
-        notes.append(f"{kind}: graft − fine-tuned score{level} {holm(part, 'gap', score)}")
+    found = [statement for group in groups for statement in statements(*group)]
+    notes = [
+        f"{kind}: graft − fine-tuned score{level} {holm(part, 'gap', PAPER[kind][0])}"
+        for kind, level, part in groups
+    ]
     names = {BEFORE: "pre-trained", FULL: "fine-tuned", SCORE: "graft"}
     columns = {
         "region/size": "parameters",
@@ -76,8 +59,27 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         "graft/test/relative_gain": "relative gain",
     }
     return ClaimResult(
-        statements,
+        found,
         table(rows, ["kind", "task", "sparsity"], columns),
         lambda: plots.bars(sparsity_in_task(rows), names, metric_label(rows)),
         notes,
     )
+
+
+def statements(kind: str, level: str, part: pd.DataFrame) -> list[ClaimStatement]:
+    """Return the paper's three figures for a kind of task, with what was measured at one sparsity."""
+    score, ece, agreement = PAPER[kind]
+    return [
+        ClaimStatement(
+            f"{kind}: graft − fine-tuned score{level}", f"{score}", by_seed(part, "gap"), low=score
+        ),
+        ClaimStatement(
+            f"{kind}: ECE, fine-tuned − graft{level}", f"{ece}", by_seed(part, "less"), low=ece
+        ),
+        ClaimStatement(
+            f"{kind}: agreement{level}",
+            f"{agreement}",
+            by_seed(part, "graft/test/agreement"),
+            low=agreement,
+        ),
+    ]

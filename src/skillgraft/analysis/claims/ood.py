@@ -14,6 +14,24 @@ from skillgraft.runtime.errors import InputError
 
 def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
+    long = shifted(rows, options)
+    found = [statement for level, part in levels(long) for statement in statements(level, part)]
+    titles = {**MODELS, "bitfit": "BitFit"}
+    models = {name: title for name, title in titles.items() if long[name].notna().any()}
+    return ClaimResult(
+        found,
+        table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),
+        lambda: plots.bars(
+            sparsity_in_task(long.assign(task=long.task + " → " + long.ood)), models, "score"
+        ),
+    )
+
+
+def shifted(rows: pd.DataFrame, options: ClaimConfig) -> pd.DataFrame:
+    """Return one row per run and OOD set: the models' scores, BitFit's too, and how large the shift is.
+
+    Raises InputError where no run has an OOD set.
+    """
     full, bias = by_training(rows, "task", "sparsity")
     shifts = {
         **dict.fromkeys(options.small_shift, "small"),
@@ -32,41 +50,34 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         raise InputError("no run of this sweep has an OOD set")
     long = pd.concat(parts, ignore_index=True)
     place = long.task + "/" + long.ood
-    long = long.assign(
+    return long.assign(
         shift=place.map(shifts).fillna(long.ood.map(shifts)).fillna("not stated"),
         gain=long.graft - long.finetuned,
         collapse=long.bitfit - long.finetuned,
     )
-    statements = []
-    for level, part in levels(long):
-        large, small = part[part["shift"] == "large"], part[part["shift"] == "small"]
-        statements += [
-            ClaimStatement(
-                f"large shift: graft − fine-tuned{level}",
-                "≥ 0.05",
-                by_seed(large, "gain"),
-                low=0.05,
-            ),
-            ClaimStatement(
-                f"small shift: graft − fine-tuned{level}",
-                "close to 0 (here: within 0.02)",
-                by_seed(small, "gain"),
-                -0.02,
-                0.02,
-            ),
-            ClaimStatement(
-                f"large shift: BitFit − fine-tuned{level}",
-                "collapses (< 0)",
-                by_seed(large, "collapse"),
-                high=0,
-            ),
-        ]
-    titles = {**MODELS, "bitfit": "BitFit"}
-    models = {name: title for name, title in titles.items() if long[name].notna().any()}
-    return ClaimResult(
-        statements,
-        table(long, ["shift", "task", "ood", "sparsity"], {**models, "gain": "graft − fine-tuned"}),
-        lambda: plots.bars(
-            sparsity_in_task(long.assign(task=long.task + " → " + long.ood)), models, "score"
+
+
+def statements(level: str, part: pd.DataFrame) -> list[ClaimStatement]:
+    """Return what the paper says of large and small shifts, with what was measured at one sparsity."""
+    large, small = part[part["shift"] == "large"], part[part["shift"] == "small"]
+    return [
+        ClaimStatement(
+            f"large shift: graft − fine-tuned{level}",
+            "≥ 0.05",
+            by_seed(large, "gain"),
+            low=0.05,
         ),
-    )
+        ClaimStatement(
+            f"small shift: graft − fine-tuned{level}",
+            "close to 0 (here: within 0.02)",
+            by_seed(small, "gain"),
+            -0.02,
+            0.02,
+        ),
+        ClaimStatement(
+            f"large shift: BitFit − fine-tuned{level}",
+            "collapses (< 0)",
+            by_seed(large, "collapse"),
+            high=0,
+        ),
+    ]
