@@ -148,7 +148,7 @@ def test_several_processes_go_on_with_the_same_bits(tmp_path: Path, devices: int
 
     Of three ranks' gradients the order in which they are summed depends on where they lie.
     """
-    options = {"dropout": 0.3, "evaluate_every": 3, "schedule": LRSchedule.constant}
+    options = {"dropout": 0.3, "evaluate_every": 3, "lr_schedule": LRSchedule.constant}
     whole, _ = trained(tmp_path / "whole", devices, **options)
     trained(tmp_path / "broken", devices, steps=6, **options)
     (tmp_path / "broken" / distributed.FOLDER).mkdir()  # as after a kill
@@ -165,7 +165,12 @@ def test_a_sharded_fine_tuning(tmp_path: Path) -> None:
     find their shards. The head has two rows for two ranks, the bias six entries, one of them held.
     """
     only = {"layer.weight": torch.arange(36).view(6, 6) % 5 > 0, "layer.bias": torch.arange(6) > 0}
-    options = {"schedule": LRSchedule.constant, "only": only, "l1": 0.02, "clip": 0.05}
+    options = {
+        "lr_schedule": LRSchedule.constant,
+        "only": only,
+        "l1": 0.02,
+        "gradient_clip_val": 0.05,
+    }
     one, of_one = trained(tmp_path / "one", 1, **options)
     trained(tmp_path / "two", 2, strategy=Strategy.fsdp, steps=6, **options)
     two, of_two = trained(tmp_path / "two", 2, strategy=Strategy.fsdp, **options)
@@ -176,7 +181,7 @@ def test_a_sharded_fine_tuning(tmp_path: Path) -> None:
     for name, mask in only.items():
         assert torch.equal(two[name][~mask], start[name][~mask])
         assert (two[name][mask] != start[name][mask]).any()
-    unclipped, _ = trained(tmp_path / "unclipped", 1, **options | {"clip": 0.0})
+    unclipped, _ = trained(tmp_path / "unclipped", 1, **options | {"gradient_clip_val": 0.0})
     assert (unclipped["layer.weight"] - one["layer.weight"]).abs().max() > 1e-3
 
 
@@ -238,7 +243,14 @@ def test_a_model_sharded_over_two_processes(tmp_path: Path, classifier: Classifi
 def test_bad_input_of_a_rank_is_one_line(tmp_path: Path) -> None:
     before = set(multiprocessing.active_children())
     with pytest.raises(InputError, match=r"^fine-tuning diverged by step 10: lower finetune\.lr$"):
-        trained(tmp_path / "f", 2, optimizer=Optimizer.sgd, lr=1e30, clip=0.0, evaluate_every=12)
+        trained(
+            tmp_path / "f",
+            2,
+            optimizer=Optimizer.sgd,
+            lr=1e30,
+            gradient_clip_val=0.0,
+            evaluate_every=12,
+        )
     assert set(multiprocessing.active_children()) == before
     assert not (tmp_path / "f" / distributed.FOLDER).exists()
 

@@ -56,7 +56,9 @@ def test_a_proximal_step_is_the_formula(tmp_path: Path, l1: float) -> None:
     """θ ← θ_pre + soft(θ − lr · g − θ_pre, lr · l1), soft(x, t) = sign(x) max(|x| − t, 0)."""
     lr, start = 0.5, Tiny()
     gradient = first_gradient(Tiny())
-    cfg = config(optimizer=Optimizer.sgd, lr=lr, clip=0.0, steps=1, weight_decay=0.0, l1=l1)
+    cfg = config(
+        optimizer=Optimizer.sgd, lr=lr, gradient_clip_val=0.0, steps=1, weight_decay=0.0, l1=l1
+    )
     tiny = trained(tmp_path, cfg)
     for name, p in tiny.graftable.items():
         step = -lr * gradient[name]
@@ -77,7 +79,7 @@ def unmoved(tiny: Tiny) -> float:
 def test_the_stronger_the_penalty_the_fewer_entries_move(tmp_path: Path, kind: Optimizer) -> None:
     found = []
     for l1 in (0.0, 0.01, 0.1, 0.3, 3.0):
-        options: dict[str, Any] = {"optimizer": kind, "schedule": LRSchedule.constant}
+        options: dict[str, Any] = {"optimizer": kind, "lr_schedule": LRSchedule.constant}
         tiny = trained(tmp_path / str(l1), config(l1=l1, evaluate_every=24, **options))
         found.append(unmoved(tiny))
     assert found == sorted(found)
@@ -89,7 +91,7 @@ def test_the_stronger_the_penalty_the_fewer_entries_move(tmp_path: Path, kind: O
 @pytest.mark.parametrize("step", [0, 7, 23])
 def test_entries_come_back_to_where_they_were(tmp_path: Path, step: int) -> None:
     """To the bit where they are off by less than lr · l1 of the step, else nearer by that much."""
-    cfg = config(lr=0.5, l1=0.2, schedule=LRSchedule.linear, steps=24)
+    cfg = config(lr=0.5, l1=0.2, lr_schedule=LRSchedule.linear, steps=24)
     tiny, start = Tiny(), Tiny()
     module = FineTuning(tiny, cfg, [], 0, tmp_path, lambda _: None)
     module.progress.step = step
@@ -126,7 +128,7 @@ def test_a_killed_l1_fine_tuning_measures_from_the_start(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("l1", [0.0, 0.01])
 def test_biases_alone(tmp_path: Path, l1: float) -> None:
-    tiny, start = trained(tmp_path, config(train=Trainable.bias, l1=l1)), Tiny()
+    tiny, start = trained(tmp_path, config(trainable=Trainable.bias, l1=l1)), Tiny()
     assert torch.equal(tiny.layer.weight, start.layer.weight)
     assert not torch.equal(tiny.layer.bias, start.layer.bias)
     assert all(p.requires_grad for p in tiny.graftable.values())  # all can be grafted after
@@ -137,7 +139,12 @@ def test_a_model_without_biases_is_an_error(tmp_path: Path) -> None:
     del tiny.graftable["layer.bias"]
     with pytest.raises(InputError, match=r"finetune.trainable=bias: .* no bias"):
         finetune(
-            tiny, config(train=Trainable.bias), [course(examples(4))], 0, tmp_path, lambda _: None
+            tiny,
+            config(trainable=Trainable.bias),
+            [course(examples(4))],
+            0,
+            tmp_path,
+            lambda _: None,
         )
 
 
@@ -172,7 +179,7 @@ def test_the_clipped_norm_is_that_of_what_is_trained(tmp_path: Path) -> None:
     tiny, data = Tiny(), examples(22)
     tiny.drop.p = 0.0
     tiny.head.requires_grad_(False)
-    cfg = config(lr=lr, clip=clip, **options)
+    cfg = config(lr=lr, gradient_clip_val=clip, **options)
     finetune(tiny, cfg, [course(data[:14], data[14:])], 0, tmp_path, lambda _: None, masks)
     for name, p in tiny.graftable.items():
         step = -lr * gradient[name] * clip / norm

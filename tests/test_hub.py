@@ -42,7 +42,9 @@ def test_model_from_the_hub(cache: Path) -> None:
 
 
 def test_model_that_the_hub_does_not_give(cache: Path) -> None:
-    with pytest.raises(InputError, match=r"model.path=me/other: neither a folder nor .* hub"):
+    with pytest.raises(
+        InputError, match=r"model.path=me/other: no folder, and not found on the Hub"
+    ):
         checkpoint_files.locate(composed("model=hub", "model.path=me/other").model)
 
 

@@ -118,7 +118,7 @@ def test_jobs_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 HOLD = """
 import sys, time
 from skillgraft.runtime import shared_machine
-with shared_machine.free(sys.argv[2:], 1, int(sys.argv[1])) as own:
+with shared_machine.acquire_gpus(sys.argv[2:], 1, int(sys.argv[1])) as own:
     print(*own, flush=True)
     time.sleep(600)
 """

@@ -122,7 +122,7 @@ def test_wheel_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
         [program, "embedded=movement", "--cfg", "job"], cwd=tmp_path, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    assert "match: learned" in composed.stdout
+    assert "size_from: learned" in composed.stdout
     done = subprocess.run(
         [program, *SMALL, "task.ood=[]"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -531,7 +531,7 @@ def test_no_entry_and_every_entry(place: Path, selector: str, caplog) -> None:
         metrics = metrics_of(folder)
         whole = metrics["region"]["graftable"]
         assert metrics["region"]["size"] == (whole if sparsity == "1.0" else 0)
-        assert ("asks for no entry" in caplog.text) == (sparsity != "1.0")
+        assert ("is an empty region" in caplog.text) == (sparsity != "1.0")
         frame = pandas_of(folder)
         columns = [c for c in frame if c.startswith("p/")]
         ours, theirs = (frame[frame.model == m][columns] for m in ("graft", twin))
@@ -651,4 +651,4 @@ def test_a_mistyped_choice_is_one_line(tmp_path: Path) -> None:
 def test_the_warning_is_no_error(place: Path, caplog) -> None:
     caplog.set_level(logging.WARNING)
     make(place, *TINY, "graft=bias", "sparsity=0")
-    assert "asks for no entry" not in caplog.text  # a selector without a size reads no sparsity
+    assert "is an empty region" not in caplog.text  # a selector without a size reads no sparsity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,3 +136,8 @@ def test_options_need_no_torch() -> None:
 def test_the_nearest_selector_is_named() -> None:
     with pytest.raises(InputError, match=r"^graft.selector='lerned': .*Did you mean 'learned'\?$"):
         selectors.find("lerned")
+
+
+def test_a_configuration_goes_to_another_process() -> None:
+    cfg = composed("graft=attribution")
+    assert pickle.loads(pickle.dumps(cfg)) == cfg

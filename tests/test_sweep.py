@@ -73,7 +73,9 @@ def test_sweep_file(file: str) -> None:
                 path.name for path in (packages.CONF / name).iterdir()
             }
     if file.endswith("=ood"):  # a shift that no run measures would be left out of the verdict
-        stated = {place for place in (*whole.claim.large, *whole.claim.small) if "/" in place}
+        stated = {
+            place for place in (*whole.claim.large_shift, *whole.claim.small_shift) if "/" in place
+        }
         files = {
             task: OmegaConf.load(packages.CONF / "task" / f"{task}.yaml") for task in axes["task"]
         }
@@ -166,7 +168,7 @@ def test_the_end_comes_in_spite_of_a_failed_job(swept: tuple[Path, str]) -> None
     (folder,) = (root / "sweeps").iterdir()
     assert folder.name.startswith("embedded-calibration-")
     assert str(folder) in printed
-    assert "share of the fine-tuned ECE" in printed
+    assert "relative reduction in ECE" in printed
     assert "not decided" in printed
     assert {path.name for path in folder.iterdir()} == {
         "record.json", "verdict.json", "table.csv", "figure.png", "figure.svg",
@@ -305,7 +307,7 @@ def test_two_starts_of_one_sweep_end_by_themselves(
     printed = capsys.readouterr()
     assert "failed: seed=13" in printed.err
     assert "not started: seed=21" in printed.err
-    assert "just these again: skillgraft -m seed=13,21\n" in printed.err  # not by force
+    assert "complete only these jobs: skillgraft -m seed=13,21\n" in printed.err  # not by force
 
 
 def test_what_an_earlier_start_has_made_stays_in_the_record(

@@ -102,7 +102,15 @@ def union() -> type[SelectorOptions]:
         for name, kind in types.items()
         if name not in SHARED
     ]
-    return dataclasses.make_dataclass("GraftConfig", own, bases=(SelectorOptions,))
+    made = dataclasses.make_dataclass("GraftConfig", own, bases=(SelectorOptions,))
+    made.__module__ = __name__  # where a process that unpickles a configuration looks for the class
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "GraftConfig":
+        return union()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def blank_options(name: str, size_from: str | None = None) -> SelectorOptions:

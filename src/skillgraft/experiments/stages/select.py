@@ -129,9 +129,11 @@ def requested_size(loaded: LoadedRun) -> int:
         return size
     left = start.graftable - start.reserved.numel()
     if size == 0:
-        log.warning("sparsity=%g of %d asks for no entry", cfg.sparsity, start.graftable)
+        log.warning(
+            "sparsity=%g of %d parameters is an empty region", cfg.sparsity, start.graftable
+        )
     if size > left:
-        log.warning("%d entries are asked for, earlier stages have left %d", size, left)
+        log.warning("%d parameters are requested, earlier stages have left %d", size, left)
     return min(size, left)
 
 
