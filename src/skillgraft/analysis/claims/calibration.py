@@ -31,7 +31,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     full, scaled, graft, both = (rows[name] for name in errors)
     rows = rows.assign(less=full - graft, rival=scaled - graft, fair=scaled - both)
     parts = levels(rows)
-    found = [statement for level, part in parts for statement in statements(level, part)]
+    found = [statement for level, part in parts for statement in _statements(level, part)]
     notes = [f"ECE of fine-tuned − graft{level} {holm(part, 'less', 0)}" for level, part in parts]
     return ClaimResult(
         found,
@@ -43,7 +43,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     )
 
 
-def statements(level: str, part: pd.DataFrame) -> list[ClaimStatement]:
+def _statements(level: str, part: pd.DataFrame) -> list[ClaimStatement]:
     """Return what the paper says of ECE, and what a fitted temperature changes, at one sparsity."""
     errors = ["graft/test/ece", "finetuned/test/ece"]
     means = part.groupby("seed")[errors].mean().loc[list(by_seed(part, "less"))]

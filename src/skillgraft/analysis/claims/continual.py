@@ -21,7 +21,7 @@ from skillgraft.runtime.errors import InputError
 
 def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Grafting in sequence forgets little of earlier tasks; plain sequential fine-tuning forgets much."""
-    long = forgetting(rows)
+    long = _forgetting(rows)
     columns = {
         "parameters": "parameters",
         "then": "right after",
@@ -29,7 +29,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         "forgotten": "forgotten",
     }
     return ClaimResult(
-        statements(long),
+        _statements(long),
         table(long, ["mode", "stage_number", "task"], columns),
         lambda: plots.bars(
             long.pivot_table(
@@ -41,7 +41,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     )
 
 
-def forgetting(rows: pd.DataFrame) -> pd.DataFrame:
+def _forgetting(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row per sequence, seed and task: its score right after its stage, and at the end.
 
     Raises InputError where no run starts from another run's end.
@@ -74,7 +74,7 @@ def forgetting(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def statements(long: pd.DataFrame) -> list[ClaimStatement]:
+def _statements(long: pd.DataFrame) -> list[ClaimStatement]:
     """Return what the paper says of forgetting, with what was measured."""
     grafted, plain = (long[long["mode"] == mode] for mode in ("graft", "finetuned"))
     kept, lost = (by_seed(part[~part["last"]], "forgotten") for part in (grafted, plain))

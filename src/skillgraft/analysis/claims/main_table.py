@@ -44,7 +44,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
         for kind, of in rows.groupby("kind", sort=False)
         for level, part in levels(of)
     ]
-    found = [statement for group in groups for statement in statements(*group)]
+    found = [statement for group in groups for statement in _statements(*group)]
     notes = [
         f"{kind}: graft − fine-tuned score{level} {holm(part, 'gap', PAPER[kind][0])}"
         for kind, level, part in groups
@@ -66,7 +66,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     )
 
 
-def statements(kind: str, level: str, part: pd.DataFrame) -> list[ClaimStatement]:
+def _statements(kind: str, level: str, part: pd.DataFrame) -> list[ClaimStatement]:
     """Return the paper's three figures for a kind of task, with what was measured at one sparsity."""
     score, ece, agreement = PAPER[kind]
     return [

@@ -14,8 +14,8 @@ from skillgraft.runtime.errors import InputError
 
 def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     """Under a large shift the graft is ahead, under a small one close; BitFit collapses."""
-    long = shifted(rows, options)
-    found = [statement for level, part in levels(long) for statement in statements(level, part)]
+    long = _shifted(rows, options)
+    found = [statement for level, part in levels(long) for statement in _statements(level, part)]
     titles = {**MODELS, "bitfit": "BitFit"}
     models = {name: title for name, title in titles.items() if long[name].notna().any()}
     return ClaimResult(
@@ -27,7 +27,7 @@ def judge(rows: pd.DataFrame, options: ClaimConfig) -> ClaimResult:
     )
 
 
-def shifted(rows: pd.DataFrame, options: ClaimConfig) -> pd.DataFrame:
+def _shifted(rows: pd.DataFrame, options: ClaimConfig) -> pd.DataFrame:
     """Return one row per run and OOD set: the models' scores, BitFit's too, and how large the shift is.
 
     Raises InputError where no run has an OOD set.
@@ -57,7 +57,7 @@ def shifted(rows: pd.DataFrame, options: ClaimConfig) -> pd.DataFrame:
     )
 
 
-def statements(level: str, part: pd.DataFrame) -> list[ClaimStatement]:
+def _statements(level: str, part: pd.DataFrame) -> list[ClaimStatement]:
     """Return what the paper says of large and small shifts, with what was measured at one sparsity."""
     large, small = part[part["shift"] == "large"], part[part["shift"] == "small"]
     return [
