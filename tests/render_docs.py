@@ -328,6 +328,14 @@ def statements(group: str) -> str:
     return table(results.statement_rows(found))
 
 
+def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the rows of a result's table, numbers and intervals as text."""
+    return [
+        {name: f"{v:g}" if name == "sparsity" else results.shown(v) for name, v in row.items()}
+        for row in result["table"]
+    ]
+
+
 def measured(group: str) -> str:
     """Return what else a folder's results have: a table each, with where and when it was made."""
     parts = []
@@ -339,7 +347,7 @@ def measured(group: str) -> str:
         notes = "".join(f"\n- {note}" for note in result["notes"])
         parts.append(
             f"### `{result['sweep']}`\n\n`{result['command']}`: {'; '.join(facts)}.\n{notes}\n\n"
-            f"<details><summary>Table</summary>\n\n{table(results.table_rows(result))}\n\n</details>"
+            f"<details><summary>Table</summary>\n\n{table(table_rows(result))}\n\n</details>"
         )
     return "\n\n".join(parts)
 

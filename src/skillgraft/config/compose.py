@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from skillgraft.config import launchers
 from skillgraft.config.keys import dotted
-from skillgraft.config.messages import explain, nearest
+from skillgraft.config.messages import explain
+from skillgraft.config.nearest import nearest
 from skillgraft.config.packages import SWEEPS
 from skillgraft.config.schema import ResolvedConfig, RunConfig, TaskConfig
 from skillgraft.runtime.errors import InputError

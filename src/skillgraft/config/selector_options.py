@@ -49,3 +49,15 @@ class MaskTrainingOptions(SelectorOptions):
     """Training examples in such an evaluation at most, beside all validation examples."""
     patience: int | None = between(1, default=None)
     """Stop where the region has been the same for so many steps; null: never."""
+
+
+@dataclass
+class GradientOptions(SelectorOptions):
+    """The options of a selector that reads gradients on the path θ_pre → θ_ft, and trains nothing."""
+
+    path_points: int = between(1)
+    """Points of the straight path θ_pre → θ_ft at which gradients are taken."""
+    batch_size: int = between(1)
+    """Training examples in one gradient."""
+    examples_per_step: int = between(1)
+    """Training examples per step of mask training, or per pass of a gradient selector."""

@@ -25,11 +25,15 @@ class Interval:
     high: float | None
     n: int
 
-    def __str__(self) -> str:
-        """Return the mean, its interval and n: with three decimal places, none for a count."""
+    def without_n(self) -> str:
+        """Return the mean and its interval: with three decimal places, none for a count."""
         form = ",.0f" if abs(self.mean) >= 100 else ".3f"
         bounds = "" if self.low is None else f" [{self.low:{form}}, {self.high:{form}}]"
-        return f"{self.mean:{form}}{bounds} (n={self.n})"
+        return f"{self.mean:{form}}{bounds}"
+
+    def __str__(self) -> str:
+        """Return the mean, its interval and n."""
+        return f"{self.without_n()} (n={self.n})"
 
 
 def over_seeds(values: Iterable[float | None]) -> Interval | None:

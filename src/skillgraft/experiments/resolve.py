@@ -42,7 +42,7 @@ class ResolvedRun:
     - `size`: the size of the region that `graft.size_from` names, or None without one;
     - `identity`: what names the run;
     - `read`: the stamps of the files from which it is named, from before they were read; None where
-      one of them is on the hub.
+      nobody asked for them, or where one of them is on the hub.
     """
 
     cfg: ResolvedConfig
@@ -53,17 +53,20 @@ class ResolvedRun:
     read: Mapping[str, str | None] | None
 
 
-def resolve(cfg: RunConfig, context: JobContext, tell: Tell = tell_nobody) -> ResolvedRun:
+def resolve(
+    cfg: RunConfig, context: JobContext, tell: Tell = tell_nobody, *, stamped: bool = False
+) -> ResolvedRun:
     """Return what a configuration means, and leave the configuration as it is.
 
     Where an earlier job of the sweep may still make a run that this one needs, it waits; `tell` then
-    says that it is alive. Raises InputError for bad input, and RunNotFound for a run that cannot come.
+    says that it is alive. With `stamped`, the stamps of all files that name the run are taken. Raises
+    InputError for bad input, and RunNotFound for a run that cannot come.
     """
     written = from_files(cfg, context)
     store = Store(written.store)
     wait = partial(wait_for, store=store, context=context, tell=tell)
     staged = at_stage(written, wait(lambda: references.initial_run(written)))
-    read = job_cache.reads(staged, context.config_folders)
+    read = job_cache.reads(staged, context.config_folders) if stamped else None
     rows = loading.load(staged)
     paths = wait(lambda: references.graft_paths(staged, rows))
     resolved = compose.changed(staged, {"graft.paths": paths}) if paths else staged

@@ -43,7 +43,7 @@ def find_or_make(cfg: RunConfig, context: JobContext, tell: Tell) -> Path:
     if answer is not None and (folder := job_cache.recall(answer)) is not None:
         tell(id=folder.name)
         return report_existing(folder, context)
-    resolved = resolve(cfg, context, tell)
+    resolved = resolve(cfg, context, tell, stamped=answer is not None)
     tell(id=resolved.identity.id)  # so that a sweep knows its runs, under any launcher
     if answer is not None and resolved.read is not None:
         job_cache.remember(

@@ -11,7 +11,7 @@ from typing import cast
 import pandas as pd
 
 from skillgraft.analysis.claims.statements import ClaimResult
-from skillgraft.config.messages import nearest
+from skillgraft.config.nearest import nearest
 from skillgraft.config.schema import ClaimConfig
 from skillgraft.runtime.errors import InputError
 

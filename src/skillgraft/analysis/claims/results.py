@@ -99,14 +99,6 @@ def statement_rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the rows of a result's table, numbers and intervals as text."""
-    return [
-        {name: f"{v:g}" if name == "sparsity" else shown(v) for name, v in row.items()}
-        for row in result["table"]
-    ]
-
-
 def shown(value: Any) -> str:
     """Return a value of a result as text: an interval, a mean with its deviation, or the value itself."""
     if value is None:

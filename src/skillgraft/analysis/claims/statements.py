@@ -91,12 +91,7 @@ def table(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd
 
     def cell(values: pd.Series) -> str:
         found = over_seeds(values)
-        if found is None:
-            return "–"
-        form = ",.0f" if abs(found.mean) >= 100 else ".3f"  # a count, or a share
-        if found.low is None or found.high is None:
-            return format(found.mean, form)
-        return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
+        return "–" if found is None else found.without_n()
 
     present = {name: title for name, title in columns.items() if name in rows}
     groups = rows.groupby(keys, sort=True, dropna=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skillgraft.config.fields import between
-from skillgraft.config.selector_options import SelectorOptions
+from skillgraft.config.selector_options import GradientOptions
 from skillgraft.experiments.gradient_batches import flat_model_and_losses
 
 if TYPE_CHECKING:
@@ -16,18 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Options(SelectorOptions):
-    """Where on the path g is taken, and of which examples."""
+class Options(GradientOptions):
+    """Where on the path g is taken, of which examples, and in how many rounds."""
 
-    path_points: int = between(1)
-    """Points of the straight path θ_pre → θ_ft at which gradients are taken."""
     greedy_rounds: int | None = between(1, default=None)
     """Choose the region in so many rounds, each with the gradient at the graft so far; null:
     along the path."""
-    batch_size: int = between(1)
-    """Training examples in one gradient."""
-    examples_per_step: int = between(1)
-    """Training examples per step of mask training, or per pass of a gradient selector."""
 
 
 def select(selection: Selection) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skillgraft.config.fields import between
-from skillgraft.config.selector_options import SelectorOptions
+from skillgraft.config.selector_options import GradientOptions
 from skillgraft.experiments.gradient_batches import flat_model_and_losses
 
 if TYPE_CHECKING:
@@ -16,17 +15,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Options(SelectorOptions):
+class Options(GradientOptions):
     """Where on the path g is taken, and of which examples."""
 
-    path_points: int = between(1)
-    """Points of the straight path θ_pre → θ_ft at which gradients are taken."""
     per_example: bool | None = None
     """Square the gradient of each example rather than that of a batch; eight times the cost."""
-    batch_size: int = between(1)
-    """Training examples in one gradient."""
-    examples_per_step: int = between(1)
-    """Training examples per step of mask training, or per pass of a gradient selector."""
 
 
 def select(selection: Selection) -> Tensor:

@@ -24,7 +24,7 @@ class Options(SelectorOptions):
     reads_sparsity: ClassVar[bool] = False
     named_by: ClassVar[str | None] = "layer"
 
-    layer: str = MISSING  # its number, counted from 0
+    layer: str = MISSING
     """The number of the transformer block, counted from 0."""
 
 

@@ -24,7 +24,7 @@ class Options(SelectorOptions):
     reads_sparsity: ClassVar[bool] = False
     named_by: ClassVar[str | None] = "module"
 
-    module: str = MISSING  # as `core.modules` names it
+    module: str = MISSING
     """The kind of module: query, key, value, attention output, MLP in, MLP out or LayerNorm."""
 
 
